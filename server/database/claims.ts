@@ -1,0 +1,32 @@
+/**
+ * Due rows, taken so that no other process takes them. A claim is a lease: if its
+ * holder dies, the row is due again when the lease has run out, so what follows a
+ * claim must do no harm when it is done twice.
+ */
+import { sql } from "kysely";
+import { type Db, engineOf } from "./database.ts";
+import { instant } from "./tables.ts";
+
+/** Takes up to `limit` due tasks for `leaseMs`; fewer when others were faster. */
+export async function claimDueTasks(
+	db: Db,
+	now: Date,
+	limit: number,
+	leaseMs: number,
+): Promise<string[]> {
+	const skip =
+		engineOf(db) === "postgres" ? sql`for update skip locked` : sql``;
+	const { rows } = await sql<{ task_id: string }>`
+		update upgrade_tasks set leased_until = ${leaseEnd(now, leaseMs)}
+		where task_id in (
+			select task_id from upgrade_tasks
+			where due_at <= ${instant(now)} and (leased_until is null or leased_until <= ${instant(now)})
+			order by due_at limit ${sql.lit(limit)} ${skip}
+		)
+		returning task_id`.execute(db);
+	return rows.map((row) => row.task_id);
+}
+
+export function leaseEnd(now: Date, leaseMs: number): string {
+	return instant(new Date(now.getTime() + leaseMs));
+}

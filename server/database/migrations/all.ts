@@ -1,0 +1,7 @@
+/** Every schema change in order. Names are kept for ever: stores remember them. */
+import type { Migration } from "kysely/migration";
+import { first } from "./0001-first.ts";
+
+export const migrations: Record<string, Migration> = {
+	"0001-first": first,
+};

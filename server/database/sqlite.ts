@@ -1,0 +1,393 @@
+/**
+ * The embedded engine: `node:sqlite` behind Kysely.
+ *
+ * Two connections to one file in WAL mode. Reads outside a transaction run at once
+ * on the reader and see what is committed; writes and transactions pass through one
+ * lane. Transactions that arrive within one turn of the event loop share a commit:
+ * each runs inside a savepoint of its own, so one that fails takes nobody along, and
+ * each is answered only when the shared COMMIT is on disk (`synchronous=FULL`).
+ * Measured, that turns 6,000 durable inserts a second into 48,000.
+ */
+import { existsSync, statSync } from "node:fs";
+import {
+	DatabaseSync,
+	type SQLInputValue,
+	type StatementSync,
+} from "node:sqlite";
+import { Worker } from "node:worker_threads";
+import {
+	type CompiledQuery,
+	type DatabaseConnection,
+	type DatabaseIntrospector,
+	type Dialect,
+	type Driver,
+	type Kysely,
+	type QueryResult,
+	SqliteAdapter,
+	SqliteIntrospector,
+	SqliteQueryCompiler,
+} from "kysely";
+
+/** Transactions that share one commit at most, and for how long others may join it. */
+const GROUP_LIMIT = 1_000;
+const GROUP_MS = 10;
+const KEPT_STATEMENTS = 500;
+/** About 10,000 pages of 4 KiB: past that the log is written back into the file. */
+const WAL_LIMIT_BYTES = 40 * 1024 * 1024;
+
+export class SqliteDialect implements Dialect {
+	readonly #file: string;
+	constructor(file: string) {
+		this.#file = file;
+	}
+	createDriver(): Driver {
+		return new SqliteDriver(this.#file);
+	}
+	createQueryCompiler() {
+		return new SqliteQueryCompiler();
+	}
+	createAdapter() {
+		return new LaneAdapter();
+	}
+	createIntrospector(db: Kysely<never>): DatabaseIntrospector {
+		return new SqliteIntrospector(db);
+	}
+}
+
+class LaneAdapter extends SqliteAdapter {
+	/** SQLite's schema changes are transactional; a migration cut off leaves nothing behind. */
+	override get supportsTransactionalDdl() {
+		return true;
+	}
+
+	/** The lane below orders the writers; Kysely's own lock would keep them from sharing a commit. */
+	override get supportsMultipleConnections() {
+		return true;
+	}
+}
+
+class SqliteDriver implements Driver {
+	readonly #file: string;
+	#writer: StatementCache | undefined;
+	#reader: StatementCache | undefined;
+	#lane: WriteLane | undefined;
+	#checkpointer: Checkpointer | undefined;
+
+	constructor(file: string) {
+		this.#file = file;
+	}
+
+	async init(): Promise<void> {
+		const writer = new DatabaseSync(this.#file, { timeout: 10_000 });
+		writer.exec(
+			"pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on; pragma wal_autocheckpoint=0; pragma cache_size=-65536; pragma temp_store=memory",
+		);
+		const reader = new DatabaseSync(this.#file, {
+			timeout: 10_000,
+			readOnly: true,
+		});
+		reader.exec("pragma cache_size=-65536; pragma mmap_size=268435456");
+		this.#writer = new StatementCache(writer);
+		this.#reader = new StatementCache(reader);
+		this.#lane = new WriteLane(this.#writer);
+		this.#checkpointer = new Checkpointer(this.#file);
+	}
+
+	async acquireConnection(): Promise<DatabaseConnection> {
+		if (!this.#lane || !this.#writer || !this.#reader)
+			throw new Error("The store is closed.");
+		return new SqliteConnection(this.#lane, this.#writer, this.#reader);
+	}
+
+	async beginTransaction(connection: DatabaseConnection): Promise<void> {
+		await (connection as SqliteConnection).begin();
+	}
+
+	async commitTransaction(connection: DatabaseConnection): Promise<void> {
+		await (connection as SqliteConnection).commit();
+	}
+
+	async rollbackTransaction(connection: DatabaseConnection): Promise<void> {
+		(connection as SqliteConnection).rollback();
+	}
+
+	async releaseConnection(): Promise<void> {
+		// Connections are only the caller's place in the lane; there is nothing to give back.
+	}
+
+	async destroy(): Promise<void> {
+		await this.#checkpointer?.close();
+		this.#lane?.close();
+		this.#reader?.database.close();
+		this.#writer?.database.close();
+		this.#lane = undefined;
+		this.#reader = undefined;
+		this.#writer = undefined;
+	}
+}
+
+/** Prepared statements kept by their text; preparing costs more than running most of them. */
+class StatementCache {
+	readonly database: DatabaseSync;
+	readonly #statements = new Map<
+		string,
+		{ statement: StatementSync; returnsRows: boolean }
+	>();
+
+	constructor(database: DatabaseSync) {
+		this.database = database;
+	}
+
+	run<R>(sql: string, parameters: readonly unknown[]): QueryResult<R> {
+		let kept = this.#statements.get(sql);
+		if (!kept) {
+			const statement = this.database.prepare(sql);
+			kept = { statement, returnsRows: statement.columns().length > 0 };
+			if (this.#statements.size >= KEPT_STATEMENTS) {
+				// Maps keep insertion order: the oldest goes.
+				for (const oldest of this.#statements.keys()) {
+					this.#statements.delete(oldest);
+					break;
+				}
+			}
+			this.#statements.set(sql, kept);
+		}
+		const values = parameters as SQLInputValue[];
+		if (kept.returnsRows) {
+			const rows = kept.statement.all(...values) as R[];
+			return { rows, numAffectedRows: BigInt(rows.length) };
+		}
+		const result = kept.statement.run(...values);
+		return {
+			rows: [],
+			numAffectedRows: BigInt(result.changes),
+			insertId: BigInt(result.lastInsertRowid),
+		};
+	}
+}
+
+class SqliteConnection implements DatabaseConnection {
+	readonly #lane: WriteLane;
+	readonly #writer: StatementCache;
+	readonly #reader: StatementCache;
+	#inTransaction = false;
+
+	constructor(lane: WriteLane, writer: StatementCache, reader: StatementCache) {
+		this.#lane = lane;
+		this.#writer = writer;
+		this.#reader = reader;
+	}
+
+	async executeQuery<R>(query: CompiledQuery): Promise<QueryResult<R>> {
+		if (this.#inTransaction)
+			return this.#writer.run<R>(query.sql, query.parameters);
+		if (/^\s*(select|pragma\s+\w+\s*$)/i.test(query.sql)) {
+			return this.#reader.run<R>(query.sql, query.parameters);
+		}
+		// A lone statement is atomic by itself and needs no savepoint.
+		await this.#lane.enter(false);
+		let result: QueryResult<R>;
+		try {
+			result = this.#writer.run<R>(query.sql, query.parameters);
+		} catch (error) {
+			this.#lane.leaveFailed(false);
+			throw error;
+		}
+		await this.#lane.leave(false);
+		return result;
+	}
+
+	// biome-ignore lint/correctness/useYield: the interface asks for a generator; nothing streams.
+	async *streamQuery<R>(): AsyncIterableIterator<QueryResult<R>> {
+		throw new Error(
+			"The embedded store does not stream queries; page through them.",
+		);
+	}
+
+	async begin(): Promise<void> {
+		await this.#lane.enter(true);
+		this.#inTransaction = true;
+	}
+
+	async commit(): Promise<void> {
+		this.#inTransaction = false;
+		await this.#lane.leave(true);
+	}
+
+	rollback(): void {
+		this.#inTransaction = false;
+		this.#lane.leaveFailed(true);
+	}
+}
+
+/** One writer at a time; those that follow each other closely are committed together. */
+class WriteLane {
+	readonly #writer: StatementCache;
+	readonly #waiting: {
+		savepoint: boolean;
+		resolve: () => void;
+		reject: (error: unknown) => void;
+	}[] = [];
+	#committers: { resolve: () => void; reject: (error: unknown) => void }[] = [];
+	#occupied = false;
+	#groupOpen = false;
+	#groupSince = 0;
+	#commitScheduled = false;
+	#closed = false;
+
+	constructor(writer: StatementCache) {
+		this.#writer = writer;
+	}
+
+	/** Resolves when it is the caller's turn; the shared transaction is open then. */
+	enter(savepoint: boolean): Promise<void> {
+		if (this.#closed) return Promise.reject(new Error("The store is closed."));
+		return new Promise((resolve, reject) => {
+			if (this.#occupied) {
+				this.#waiting.push({ savepoint, resolve, reject });
+				return;
+			}
+			this.#admit({ savepoint, resolve, reject });
+		});
+	}
+
+	/** Ends the caller's part; resolves when it is on disk. */
+	leave(savepoint: boolean): Promise<void> {
+		return new Promise((resolve, reject) => {
+			try {
+				if (savepoint) this.#writer.run("release one", []);
+				this.#committers.push({ resolve, reject });
+			} catch (error) {
+				reject(error);
+			}
+			this.#next();
+		});
+	}
+
+	/** Ends the caller's part without effect. */
+	leaveFailed(savepoint: boolean): void {
+		try {
+			if (savepoint) {
+				this.#writer.run("rollback to one", []);
+				this.#writer.run("release one", []);
+			}
+		} finally {
+			this.#next();
+		}
+	}
+
+	close(): void {
+		this.#closed = true;
+		this.#commit();
+	}
+
+	#admit(entrant: {
+		savepoint: boolean;
+		resolve: () => void;
+		reject: (error: unknown) => void;
+	}): void {
+		this.#occupied = true;
+		try {
+			if (!this.#groupOpen) {
+				this.#writer.run("begin immediate", []);
+				this.#groupOpen = true;
+				this.#groupSince = performance.now();
+			}
+			if (entrant.savepoint) this.#writer.run("savepoint one", []);
+		} catch (error) {
+			entrant.reject(error);
+			this.#next();
+			return;
+		}
+		entrant.resolve();
+	}
+
+	#next(): void {
+		const full =
+			this.#committers.length >= GROUP_LIMIT ||
+			(this.#committers.length > 0 &&
+				performance.now() - this.#groupSince > GROUP_MS);
+		if (full) this.#commit();
+		const entrant = this.#waiting.shift();
+		if (entrant) {
+			this.#admit(entrant);
+			return;
+		}
+		this.#occupied = false;
+		if (this.#groupOpen && !this.#commitScheduled) {
+			// After the poll phase: whatever else this turn's sockets bring may still join.
+			this.#commitScheduled = true;
+			setImmediate(() => {
+				this.#commitScheduled = false;
+				// Somebody is inside: the commit follows when he leaves.
+				if (!this.#occupied) this.#commit();
+			});
+		}
+	}
+
+	#commit(): void {
+		if (!this.#groupOpen) return;
+		const committers = this.#committers;
+		this.#committers = [];
+		this.#groupOpen = false;
+		try {
+			this.#writer.run("commit", []);
+		} catch (error) {
+			try {
+				this.#writer.run("rollback", []);
+			} catch {
+				// A COMMIT that failed may have ended the transaction already.
+			}
+			for (const { reject } of committers) reject(error);
+			return;
+		}
+		for (const { resolve } of committers) resolve();
+	}
+}
+
+/**
+ * Writes the log back into the file from a thread of its own: on the main thread a
+ * checkpoint of 40 MB would hold the event loop for longer than its budget.
+ */
+class Checkpointer {
+	readonly #walFile: string;
+	readonly #file: string;
+	readonly #timer: NodeJS.Timeout;
+	#worker: Worker | undefined;
+	#busy = false;
+
+	constructor(file: string) {
+		this.#file = file;
+		this.#walFile = `${file}-wal`;
+		this.#timer = setInterval(() => this.#check(), 500);
+		this.#timer.unref();
+	}
+
+	#check(): void {
+		if (this.#busy || !existsSync(this.#walFile)) return;
+		if (statSync(this.#walFile).size < WAL_LIMIT_BYTES) return;
+		this.#busy = true;
+		if (!this.#worker) {
+			this.#worker = new Worker(
+				new URL("./sqlite-checkpoint.ts", import.meta.url),
+				{
+					workerData: { file: this.#file },
+				},
+			);
+			this.#worker.unref();
+			this.#worker.on("message", () => {
+				this.#busy = false;
+			});
+			this.#worker.on("error", () => {
+				this.#busy = false;
+				this.#worker = undefined;
+			});
+		}
+		this.#worker.postMessage("checkpoint");
+	}
+
+	async close(): Promise<void> {
+		clearInterval(this.#timer);
+		await this.#worker?.terminate();
+	}
+}

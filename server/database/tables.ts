@@ -1,0 +1,360 @@
+/**
+ * The row type of every table: the schema on one page.
+ *
+ * Conventions: ids are text; instants are UTC text of fixed width
+ * (`2026-01-29T08:00:00.000Z`), so they sort; booleans are 0 or 1; JSON is text,
+ * read and written by the folder that owns the table. `record_id` is the
+ * time-ordered 24-hex id behind paging, separate from the id a caller sees.
+ */
+import type { ColumnType, Generated } from "kysely";
+
+export type Bit = 0 | 1;
+/** UTC text of fixed width, as `Date.toISOString()` writes it. */
+export type InstantText = string;
+/** A column that is set once, at insert. */
+type Fixed<T> = ColumnType<T, T, never>;
+
+export function instant(date: Date): InstantText {
+	return date.toISOString();
+}
+
+export function fromInstant(text: InstantText): Date {
+	return new Date(text);
+}
+
+export function optionalInstant(text: InstantText | null): Date | undefined {
+	return text === null ? undefined : new Date(text);
+}
+
+export interface Tables {
+	accounts: AccountRow;
+	users: UserRow;
+	access_keys: AccessKeyRow;
+	tokens: TokenRow;
+	projects: ProjectRow;
+	server_secrets: ServerSecretRow;
+	resource_spaces: ResourceSpaceRow;
+	products: ProductRow;
+	ota_modules: OtaModuleRow;
+	objects: ObjectRow;
+	packages: PackageRow;
+	devices: DeviceRow;
+	device_modules: DeviceModuleRow;
+	presence: PresenceRow;
+	nodes: NodeRow;
+	upgrade_tasks: UpgradeTaskRow;
+	upgrade_task_targets: UpgradeTaskTargetsRow;
+	upgrade_task_packages: UpgradeTaskPackageRow;
+	subtasks: SubtaskRow;
+}
+
+// --- access -----------------------------------------------------------------
+
+export interface AccountRow {
+	account_id: Fixed<string>;
+	name: string;
+	created_at: Fixed<InstantText>;
+}
+
+export interface UserRow {
+	user_id: Fixed<string>;
+	account_id: Fixed<string>;
+	name: string;
+	/** scrypt, in the form `access/passwords.ts` writes. */
+	password_hash: string;
+	is_administrator: Bit;
+	created_at: Fixed<InstantText>;
+}
+
+export interface AccessKeyRow {
+	access_key: Fixed<string>;
+	user_id: Fixed<string>;
+	/** The secret key, encrypted under the master key. */
+	secret_sealed: string;
+	created_at: Fixed<InstantText>;
+}
+
+export interface TokenRow {
+	/** SHA-256 of the token, hex. The token itself is stored nowhere. */
+	token_hash: Fixed<string>;
+	user_id: Fixed<string>;
+	/** Null for a token of the whole account. */
+	project_id: Fixed<string | null>;
+	created_at: Fixed<InstantText>;
+	expires_at: Fixed<InstantText>;
+}
+
+export interface ProjectRow {
+	project_id: Fixed<string>;
+	account_id: Fixed<string>;
+	name: string;
+	created_at: Fixed<InstantText>;
+}
+
+/** Secrets the server keeps for itself, such as the key that signs download links. */
+export interface ServerSecretRow {
+	name: Fixed<string>;
+	/** Encrypted under the master key. */
+	sealed: string;
+	created_at: Fixed<InstantText>;
+}
+
+// --- what a maker registers ---------------------------------------------------
+
+export interface ResourceSpaceRow {
+	app_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	name: string;
+	is_default: Fixed<Bit>;
+	created_at: Fixed<InstantText>;
+}
+
+/** How module tasks reach devices that have not shown that they speak of modules. */
+export type ModuleForm = "none" | "native" | "compatible";
+/** Whether a device fetches a package by a signed address or with a bearer token. */
+export type DownloadForm = "presigned" | "token";
+
+export interface ProductRow {
+	/** Ours, and the record id of paging: `product_id` is unique only inside its space. */
+	product_key: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	product_id: Fixed<string>;
+	name: string;
+	device_type: string;
+	protocol_type: string;
+	data_format: string;
+	manufacturer_name: string | null;
+	industry: string | null;
+	description: string | null;
+	/** JSON, as given. */
+	service_capabilities: string;
+	module_form: ModuleForm;
+	download_form: DownloadForm;
+	created_at: Fixed<InstantText>;
+}
+
+export interface OtaModuleRow {
+	module_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	product_key: Fixed<string>;
+	module_name: Fixed<string>;
+	alias_name: string | null;
+	description: string | null;
+	/** 1 to 10, unique in the product: how the store itself refuses an eleventh module. */
+	slot: Fixed<number>;
+	created_at: Fixed<InstantText>;
+}
+
+export interface ObjectRow {
+	project_id: Fixed<string>;
+	bucket_name: Fixed<string>;
+	object_key: Fixed<string>;
+	size_bytes: number;
+	/** Hex, lower case; also where the bytes lie in the artifact store. */
+	sha256: string;
+	sha1: string;
+	md5: string;
+	content_type: string;
+	updated_at: InstantText;
+}
+
+export type PackageType =
+	| "firmwarePackage"
+	| "softwarePackage"
+	| "modulePackage";
+
+export interface PackageRow {
+	package_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	product_key: Fixed<string>;
+	package_type: Fixed<PackageType>;
+	/** Empty for firmware and software. */
+	module_name: Fixed<string>;
+	version: Fixed<string>;
+	/** JSON list as given, or null when none was given. */
+	source_versions: Fixed<string | null>;
+	/** The list sorted and joined, so that a unique index can compare sets. */
+	source_version_set: Fixed<string>;
+	description: string | null;
+	custom_info: string | null;
+	region_name: Fixed<string>;
+	bucket_name: Fixed<string>;
+	object_key: Fixed<string>;
+	sign: Fixed<string>;
+	/** Of the object at creation: checked again at the start of a task. */
+	sha256: Fixed<string>;
+	size_bytes: Fixed<number>;
+	created_at: Fixed<InstantText>;
+}
+
+// --- devices --------------------------------------------------------------------
+
+export interface DeviceRow {
+	device_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	product_key: Fixed<string>;
+	node_id: Fixed<string>;
+	device_name: string | null;
+	description: string | null;
+	/** Null for a device that connects by itself. */
+	gateway_id: string | null;
+	/** 0 direct, 1 child, 2 child of a child. */
+	depth: Fixed<number>;
+	auth_type: "SECRET" | "CERTIFICATES";
+	secret_sealed: string | null;
+	secondary_secret_sealed: string | null;
+	fingerprint: string | null;
+	secondary_fingerprint: string | null;
+	secure_access: Bit;
+	timeout_seconds: number;
+	/** JSON, as given. */
+	extension_info: string | null;
+	frozen: Bit;
+	fw_version: string | null;
+	sw_version: string | null;
+	device_sdk_version: string | null;
+	/** 1 once the device itself has named a module: it understands module events. */
+	speaks_modules: Bit;
+	/** The operator's mark on this device alone; null: as the product says. */
+	module_form: ModuleForm | null;
+	/** First connection ever. */
+	active_at: InstantText | null;
+	connection_status_at: InstantText | null;
+	created_at: Fixed<InstantText>;
+}
+
+/** The last version a device reported for each of its modules. */
+export interface DeviceModuleRow {
+	device_id: Fixed<string>;
+	module_name: Fixed<string>;
+	module_version: string;
+	reported_at: InstantText;
+}
+
+/** Who is connected, and to which node. No row: offline. */
+export interface PresenceRow {
+	device_id: Fixed<string>;
+	node_id: string;
+	/** Tells a replaced connection's late close from the newer connection. */
+	connection_id: string;
+	connected_at: InstantText;
+}
+
+export interface NodeRow {
+	node_id: Fixed<string>;
+	started_at: InstantText;
+	heartbeat_at: InstantText;
+}
+
+// --- upgrade tasks ----------------------------------------------------------------
+
+export type TaskType = "firmwareUpgrade" | "softwareUpgrade" | "moduleUpgrade";
+export type TaskStatus =
+	| "Initializing"
+	| "Waitting"
+	| "Processing"
+	| "Success"
+	| "Fail"
+	| "PartialSuccess"
+	| "Stopping"
+	| "Stopped";
+export type SubtaskStatus =
+	| "Waitting"
+	| "Processing"
+	| "Success"
+	| "Fail"
+	| "FailWaitRetry"
+	| "Stopped"
+	| "Removed";
+/** Where inside `Processing` a subtask stands. */
+export type ExchangePhase =
+	| "await_online"
+	| "await_version"
+	| "delivered"
+	| "reporting"
+	| "verify_version";
+
+export interface UpgradeTaskRow {
+	task_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	product_key: Fixed<string>;
+	task_name: string;
+	task_type: Fixed<TaskType>;
+	/** Empty unless `moduleUpgrade`. */
+	module_name: Fixed<string>;
+	target_version: Fixed<string>;
+	/** JSON, as the caller sent it: echoed in every answer. */
+	document: Fixed<string>;
+	status: TaskStatus;
+	status_desc: string | null;
+	total: number;
+	waitting: number;
+	processing: number;
+	success: number;
+	fail: number;
+	fail_wait_retry: number;
+	stopped: number;
+	removed: number;
+	/** Chunks of targets that are subtasks already, of `chunk_count`. */
+	expanded_chunks: number;
+	chunk_count: Fixed<number>;
+	/** Every subtask below this position has been started. */
+	started_position: number;
+	/** When the rollout must look at this task again; null: never. */
+	due_at: InstantText | null;
+	/** Until when another process leaves this task alone. */
+	leased_until: InstantText | null;
+	created_at: Fixed<InstantText>;
+	finished_at: InstantText | null;
+	/** Gone for every caller; its rows are being removed. */
+	deleted_at: InstantText | null;
+}
+
+/** The targets as submitted, in chunks: read for expansion and to answer `targets`. */
+export interface UpgradeTaskTargetsRow {
+	task_id: Fixed<string>;
+	chunk: Fixed<number>;
+	/** JSON list of device ids, in the order given, each once. */
+	device_ids: Fixed<string>;
+}
+
+export interface UpgradeTaskPackageRow {
+	task_id: Fixed<string>;
+	package_id: Fixed<string>;
+}
+
+export interface SubtaskRow {
+	task_id: Fixed<string>;
+	/** 1, 2, … in the order of the targets; as 24 hex digits the paging marker. */
+	position: Fixed<number>;
+	device_id: Fixed<string>;
+	status: SubtaskStatus;
+	phase: ExchangePhase | null;
+	/** Counts every write: a move is written only over the revision it was decided on. */
+	revision: Generated<number>;
+	/** 1 while a version query is out whose answer decides about repeating the notice. */
+	asked: Bit;
+	/** Null until chosen by the version the device reported. */
+	package_id: string | null;
+	/** When the time limit of the phase runs out, or a notice is to be repeated. */
+	due_at: InstantText | null;
+	/** When the newest notice was issued: what a download token is bound to. */
+	offered_at: InstantText | null;
+	/** The end of the 24 hours that began with the first notice. */
+	expires_at: InstantText | null;
+	progress: number | null;
+	output: string | null;
+	error_code: string | null;
+	error_msg: string | null;
+	updated_at: InstantText;
+}

@@ -1,0 +1,296 @@
+/**
+ * Every error a caller of the management API can meet: code, status, sentence.
+ *
+ * The vendor answers a duplicate with 400, a wrong state or a quota with 403 and an
+ * unknown resource with 404. Numbers with a `9xx` tail are placeholders: the vendor's
+ * own are not public (docs/differences.md).
+ */
+export interface ErrorKind {
+	readonly status: number;
+	readonly code: string;
+	readonly message: string;
+}
+
+const kind = (status: number, code: string, message: string): ErrorKind => ({
+	status,
+	code,
+	message,
+});
+
+export const errors = {
+	// common
+	unauthenticated: kind(
+		401,
+		"APIGW.0301",
+		// Always with a detail; which part of a signature failed is only logged.
+		"Incorrect IAM authentication information:",
+	),
+	noSuchApi: kind(
+		404,
+		"APIGW.0101",
+		"The API does not exist or has not been published in the environment",
+	),
+	invalidInput: kind(400, "IOTDA.000006", "Invalid input data."),
+	invalidFormat: kind(
+		400,
+		"IOTDA.000008",
+		"Invalid input. The request format is invalid. For details, see the error message.",
+	),
+	invalidTime: kind(400, "IOTDA.000009", "Invalid input. Invalid time format."),
+	startNotBeforeEnd: kind(
+		400,
+		"IOTDA.000010",
+		"Invalid input. The start time must be earlier than the end time.",
+	),
+	limitOutOfRange: kind(
+		400,
+		"IOTDA.000017",
+		"Invalid input. The specified parameter 'limit' is out of range.",
+	),
+	markerOutOfRange: kind(
+		400,
+		"IOTDA.000018",
+		"Invalid input. The specified parameter 'marker' is out of range.",
+	),
+	forbidden: kind(
+		403,
+		"IOTDA.000022",
+		"Operation not allowed. The user does not have the permission",
+	),
+	bodyTooLarge: kind(
+		413,
+		"IOTDA.000023",
+		"Invalid input. The request body exceeds the upper limit.",
+	),
+	notReady: kind(503, "IOTDA.000024", "The server is not ready."),
+	internal: kind(500, "IOTDA.000001", "Internal server error."),
+
+	// signing in; the wire carries only status and sentence
+	wrongPassword: kind(401, "IAM.401", "The username or password is wrong."),
+	tooManySignIns: kind(
+		429,
+		"IAM.429",
+		"Too many failed sign-ins of this user or from this address.",
+	),
+	unknownScope: kind(
+		400,
+		"IAM.400",
+		"The project or account named as scope does not exist.",
+	),
+	unknownToken: kind(404, "IAM.404", "The token is unknown or has expired."),
+	forbiddenByIam: kind(
+		403,
+		"IAM.403",
+		"You are not authorized to perform the requested action.",
+	),
+
+	// resource spaces
+	unknownSpace: kind(403, "IOTDA.001000", "The application does not exist."),
+	spaceNotEmpty: kind(
+		403,
+		"IOTDA.001900",
+		"Operation not allowed. The application has products.",
+	),
+	defaultSpace: kind(
+		403,
+		"IOTDA.001901",
+		"Operation not allowed. The default application cannot be deleted.",
+	),
+	tooManySpaces: kind(
+		403,
+		"IOTDA.001902",
+		"Operation not allowed. The number of applications exceeds the upper limit.",
+	),
+
+	// products
+	unknownProduct: kind(404, "IOTDA.013900", "The product does not exist."),
+	unknownProductNamed: kind(
+		400,
+		"IOTDA.013900",
+		"Invalid input. The product does not exist.",
+	),
+	productHasDevices: kind(
+		403,
+		"IOTDA.013901",
+		"Operation not allowed. The product has devices.",
+	),
+	productExists: kind(
+		400,
+		"IOTDA.013902",
+		"Invalid input. The product already exists.",
+	),
+	tooManyProducts: kind(
+		403,
+		"IOTDA.013903",
+		"Operation not allowed. The number of products exceeds the upper limit.",
+	),
+	productInTask: kind(
+		403,
+		"IOTDA.013904",
+		"Operation not allowed. An unfinished task uses the product.",
+	),
+	protocolFixed: kind(
+		403,
+		"IOTDA.013905",
+		"Operation not allowed. The protocol type cannot be changed to CoAP.",
+	),
+
+	// devices
+	unknownDevice: kind(404, "IOTDA.014000", "The device does not exist."),
+	unknownDeviceNamed: kind(
+		400,
+		"IOTDA.014000",
+		"Invalid input. The device does not exist.",
+	),
+	deviceHasChildren: kind(
+		403,
+		"IOTDA.014024",
+		"Operation not allowed. The device already has endpoint.",
+	),
+	deviceExists: kind(
+		400,
+		"IOTDA.014031",
+		"Invalid input. The device already exists.",
+	),
+	childNotFreezable: kind(
+		403,
+		"IOTDA.014038",
+		"Operation not allowed. It is not allowed to freeze sub-devices, only gateways or directly connected devices can be frozen.",
+	),
+	deviceAlreadyFrozen: kind(
+		403,
+		"IOTDA.014039",
+		"Operation not allowed. The device is already frozen.",
+	),
+	deviceNotFrozen: kind(
+		403,
+		"IOTDA.014040",
+		"Operation not allowed. The device is not frozen, can not unfreeze.",
+	),
+	tooManyChildren: kind(
+		403,
+		"IOTDA.014900",
+		"Operation not allowed. The gateway has too many sub-devices or too many levels of them.",
+	),
+
+	// OTA modules
+	unknownModule: kind(404, "IOTDA.014950", "The OTA module does not exist."),
+	unknownModuleNamed: kind(
+		400,
+		"IOTDA.014950",
+		"Invalid input. The OTA module does not exist.",
+	),
+	moduleExists: kind(
+		400,
+		"IOTDA.014951",
+		"Invalid input. The OTA module name already exists.",
+	),
+	tooManyModules: kind(
+		403,
+		"IOTDA.014952",
+		"Operation not allowed. The number of OTA modules of the product exceeds the upper limit.",
+	),
+	moduleInUse: kind(
+		403,
+		"IOTDA.014953",
+		"Operation not allowed. The OTA module is used by upgrade packages.",
+	),
+
+	// upgrade packages and their files
+	unknownPackage: kind(
+		404,
+		"IOTDA.014960",
+		"The upgrade package does not exist.",
+	),
+	unknownPackageNamed: kind(
+		400,
+		"IOTDA.014960",
+		"Invalid input. The upgrade package does not exist.",
+	),
+	packageExists: kind(
+		400,
+		"IOTDA.014961",
+		"Invalid input. The upgrade package already exists.",
+	),
+	packageFileMissing: kind(
+		400,
+		"IOTDA.014962",
+		"Invalid input. The file of the upgrade package does not exist.",
+	),
+	signMismatch: kind(
+		400,
+		"IOTDA.014963",
+		"Invalid input. The sign does not match the file.",
+	),
+	packageInTask: kind(
+		403,
+		"IOTDA.014964",
+		"Operation not allowed. The upgrade package is used by an unfinished task.",
+	),
+	unknownObject: kind(404, "IOTDA.014965", "The object does not exist."),
+	objectInUse: kind(
+		403,
+		"IOTDA.014966",
+		"Operation not allowed. The object is used by an upgrade package.",
+	),
+	objectTooLarge: kind(
+		413,
+		"IOTDA.014967",
+		"Invalid input. The size of the object exceeds the upper limit.",
+	),
+	objectHashMismatch: kind(
+		400,
+		"IOTDA.014968",
+		"Invalid input. The body does not match its hash.",
+	),
+	objectIncomplete: kind(
+		400,
+		"IOTDA.014969",
+		"Invalid input. The body ended before its announced length.",
+	),
+	rangeNotSatisfiable: kind(
+		416,
+		"IOTDA.014959",
+		"Invalid input. The range cannot be satisfied.",
+	),
+
+	// batch tasks
+	unknownTask: kind(404, "IOTDA.014970", "The batch task does not exist."),
+	taskStatus: kind(
+		403,
+		"IOTDA.014971",
+		"Operation not allowed. The status of the batch task does not allow it.",
+	),
+	taskType: kind(
+		403,
+		"IOTDA.014972",
+		"Operation not allowed. The task type is not supported.",
+	),
+	targetStatus: kind(
+		400,
+		"IOTDA.014219",
+		"Invalid input. The target cannot be operated in its current status.",
+	),
+} as const;
+
+/** An answer other than success: thrown anywhere, turned into the vendor's body at the edge. */
+export class ApiError extends Error {
+	override name = "ApiError";
+	readonly kind: ErrorKind;
+
+	/** `detail` is added to the catalogue's sentence; it names the field and the rule. */
+	constructor(
+		kind: ErrorKind,
+		options: { detail?: string; cause?: unknown } = {},
+	) {
+		super(options.detail ? `${kind.message} ${options.detail}` : kind.message, {
+			cause: options.cause,
+		});
+		this.kind = kind;
+	}
+}
+
+/** 400 for one field: `invalidInput("alias_name", "must be at most 64 characters")`. */
+export function invalidInput(field: string, rule: string): ApiError {
+	return new ApiError(errors.invalidInput, { detail: `${field} ${rule}.` });
+}
