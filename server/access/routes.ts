@@ -1,0 +1,352 @@
+/** Signing in, projects and accounts: what the vendor's SDKs ask its IAM for. */
+import type { FastifyRequest } from "fastify";
+import type { Static } from "typebox";
+import {
+	type CreateToken,
+	callerIdentity,
+	createToken,
+	createTokenQuery,
+	domainList,
+	iamTime,
+	listProjectsQuery,
+	projectList,
+	regionList,
+	SUBJECT_TOKEN,
+	type Token,
+	token,
+} from "../../wire/access.ts";
+import type { Config } from "../config.ts";
+import type { Clock, Db } from "../database/database.ts";
+import { ApiError, errors, invalidInput } from "../errors.ts";
+import type { Events } from "../events.ts";
+import {
+	type Caller,
+	findProject,
+	listProjects,
+	type Project,
+	type UserQuery,
+} from "./accounts.ts";
+import { TooManyPasswordChecks } from "./passwords.ts";
+import type { Http } from "./route.ts";
+import {
+	findSigner,
+	findTokenHolder,
+	issueToken,
+	SignInBlocked,
+	SignInLimits,
+} from "./tokens.ts";
+
+export interface AccessRouteParts {
+	db: Db;
+	now: Clock;
+	events: Events;
+	config: Pick<Config, "regions" | "http">;
+}
+
+export function accessRoutes(http: Http, parts: AccessRouteParts): void {
+	const { db, now, events, config } = parts;
+	const limits = new SignInLimits(now);
+	const baseOf = (request: FastifyRequest) =>
+		config.http.publicUrl ?? `${request.protocol}://${request.host}`;
+	const selfOf = (request: FastifyRequest) => ({
+		self: `${baseOf(request)}${request.url.split("?", 1)[0]}`,
+	});
+
+	http.post(
+		"/v3/auth/tokens",
+		{
+			config: { open: true },
+			schema: {
+				querystring: createTokenQuery,
+				body: createToken,
+				response: { 201: token },
+			},
+		},
+		async (request, reply) => {
+			const { identity, scope } = request.body.auth;
+			const { user } = identity.password;
+			const signIn = readUser(user);
+			if (scope?.project && scope.domain)
+				throw invalidInput("auth.scope", "must be a project or a domain");
+			let caller: Caller | undefined;
+			try {
+				caller = await findSigner(
+					db,
+					limits,
+					signIn,
+					user.password,
+					request.ip,
+				);
+			} catch (error) {
+				if (error instanceof SignInBlocked) {
+					reply.header("retry-after", error.retryAfterSeconds);
+					throw new ApiError(errors.tooManySignIns, {
+						detail: `Try again in ${error.retryAfterSeconds} seconds.`,
+					});
+				}
+				if (error instanceof TooManyPasswordChecks) {
+					reply.header("retry-after", 5);
+					throw new ApiError(errors.tooManySignIns, {
+						detail: "Try again in 5 seconds.",
+					});
+				}
+				throw error;
+			}
+			if (!caller) {
+				events.happened(
+					"sign_in_refused",
+					{},
+					{
+						reason: "wrong user or password",
+						address: request.ip,
+						requestId: request.id,
+					},
+					"warn",
+				);
+				throw new ApiError(errors.wrongPassword);
+			}
+			const project = await readScope(db, caller, scope);
+			const issued = await issueToken(
+				db,
+				caller.userId,
+				project?.projectId,
+				now,
+			);
+			events.happened("token_issued");
+			return reply
+				.code(201)
+				.header(SUBJECT_TOKEN, issued.token)
+				.send(
+					describeToken(caller, project, issued, {
+						baseUrl: baseOf(request),
+						region: config.regions[0] ?? "",
+						withCatalog: !request.query.nocatalog,
+					}),
+				);
+		},
+	);
+
+	http.get(
+		"/v3/auth/tokens",
+		{
+			config: { action: "iam:tokens:validate", level: "Read" },
+			schema: { querystring: createTokenQuery, response: { 200: token } },
+		},
+		async (request, reply) => {
+			const subject = request.headers[SUBJECT_TOKEN];
+			if (typeof subject !== "string" || subject === "")
+				throw invalidInput("X-Subject-Token", "is required");
+			const holder = await findTokenHolder(db, subject);
+			// Another account's token is none of the caller's business.
+			if (
+				!holder ||
+				holder.expiresAt <= now() ||
+				holder.accountId !== request.caller.accountId
+			)
+				throw new ApiError(errors.unknownToken);
+			const project =
+				holder.projectId === undefined
+					? undefined
+					: await findProject(db, holder.accountId, holder.projectId);
+			return reply.header(SUBJECT_TOKEN, subject).send(
+				describeToken(holder, project, holder, {
+					baseUrl: baseOf(request),
+					region: config.regions[0] ?? "",
+					withCatalog: !request.query.nocatalog,
+				}),
+			);
+		},
+	);
+
+	http.get(
+		"/v3/projects",
+		{
+			config: { action: "iam:projects:list", level: "List" },
+			schema: {
+				querystring: listProjectsQuery,
+				response: { 200: projectList },
+			},
+		},
+		async (request) => {
+			const projects = await listProjects(
+				db,
+				request.caller.accountId,
+				request.query.name,
+			);
+			const links = selfOf(request);
+			return {
+				projects: projects.map((project) => ({
+					id: project.projectId,
+					name: project.name,
+					domain_id: project.accountId,
+					parent_id: project.accountId,
+					is_domain: false,
+					enabled: true,
+					description: "",
+					links: { self: `${links.self}/${project.projectId}` },
+				})),
+				links,
+			};
+		},
+	);
+
+	http.post(
+		"/v3/projects",
+		{ config: { action: "iam:projects:create", level: "Write" } },
+		async () => {
+			// An SDK asks for this when it finds no project of its region's name.
+			throw new ApiError(errors.forbiddenByIam);
+		},
+	);
+
+	http.get(
+		"/v3/regions",
+		{
+			config: { action: "iam:regions:list", level: "List" },
+			schema: { response: { 200: regionList } },
+		},
+		async (request) => {
+			const links = selfOf(request);
+			return {
+				regions: config.regions.map((region) => ({
+					id: region,
+					// The Node.js SDK looks at no other type.
+					type: "public",
+					description: "",
+					links: { self: `${links.self}/${region}` },
+				})),
+				links,
+			};
+		},
+	);
+
+	http.get(
+		"/v3/auth/domains",
+		{
+			config: { action: "iam:domains:list", level: "List" },
+			schema: { response: { 200: domainList } },
+		},
+		async (request) => {
+			const { accountId, accountName } = request.caller;
+			const links = selfOf(request);
+			return {
+				domains: [
+					{
+						id: accountId,
+						name: accountName,
+						enabled: true,
+						description: "",
+						links: { self: `${baseOf(request)}/v3/domains/${accountId}` },
+					},
+				],
+				links,
+			};
+		},
+	);
+
+	http.get(
+		"/v5/caller-identity",
+		{
+			config: { action: "sts:callerIdentity:query", level: "Read" },
+			schema: { response: { 200: callerIdentity } },
+		},
+		async ({ caller }) => ({
+			account_id: caller.accountId,
+			principal_id: caller.userId,
+			principal_urn: `iam::${caller.accountId}:user:${caller.userName}`,
+		}),
+	);
+}
+
+type SignInUser = CreateToken["auth"]["identity"]["password"]["user"];
+type TokenScope = CreateToken["auth"]["scope"];
+
+function readUser(user: SignInUser): UserQuery {
+	const field = "auth.identity.password.user";
+	const { id, name, domain } = user;
+	if (id !== undefined) return { user: { id }, account: undefined };
+	if (name === undefined)
+		throw invalidInput(`${field}.name`, "is required without an id");
+	if (domain?.id !== undefined)
+		return { user: { name }, account: { id: domain.id } };
+	if (domain?.name !== undefined)
+		return { user: { name }, account: { name: domain.name } };
+	throw invalidInput(`${field}.domain.name`, "is required");
+}
+
+/** The project of the scope; undefined: the whole account. */
+async function readScope(
+	db: Db,
+	caller: Caller,
+	scope: TokenScope,
+): Promise<Project | undefined> {
+	if (scope?.project) {
+		const { id, name } = scope.project;
+		if (id === undefined && name === undefined)
+			throw invalidInput("auth.scope.project", "must have a name or an id");
+		const project =
+			id !== undefined
+				? await findProject(db, caller.accountId, id)
+				: (await listProjects(db, caller.accountId, name))[0];
+		if (!project) throw new ApiError(errors.unknownScope);
+		return project;
+	}
+	const { id, name } = scope?.domain ?? {};
+	if (
+		(id !== undefined && id !== caller.accountId) ||
+		(name !== undefined && name !== caller.accountName)
+	)
+		throw new ApiError(errors.unknownScope);
+	return undefined;
+}
+
+function describeToken(
+	caller: Caller,
+	project: Project | undefined,
+	life: { issuedAt: Date; expiresAt: Date },
+	server: { baseUrl: string; region: string; withCatalog: boolean },
+): Token {
+	const domain = { id: caller.accountId, name: caller.accountName };
+	const service = (
+		id: string,
+		path: string,
+	): Static<typeof token>["token"]["catalog"][number] => ({
+		id,
+		name: id,
+		type: id,
+		endpoints: [
+			{
+				id: `${id}-public`,
+				interface: "public",
+				region: server.region,
+				region_id: server.region,
+				url: `${server.baseUrl}${path}`,
+			},
+		],
+	});
+	return {
+		token: {
+			methods: ["password"],
+			issued_at: iamTime(life.issuedAt),
+			expires_at: iamTime(life.expiresAt),
+			user: {
+				id: caller.userId,
+				name: caller.userName,
+				domain,
+				password_expires_at: "",
+			},
+			...(project
+				? {
+						project: { id: project.projectId, name: project.name, domain },
+					}
+				: { domain }),
+			roles: caller.isAdministrator ? [{ id: "0", name: "te_admin" }] : [],
+			catalog: server.withCatalog
+				? [
+						service("iam", "/v3"),
+						service("iotda", project ? `/v5/iot/${project.projectId}` : "/v5"),
+					]
+				: [],
+		},
+	};
+}

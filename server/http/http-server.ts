@@ -1,0 +1,335 @@
+/**
+ * The management listener: every route in one screen, and what holds for all of them.
+ *
+ * A request passes, in this order: route (404), caller (401), project and action (403),
+ * JSON (400), shape (400), and then its handler.
+ */
+import { readFileSync } from "node:fs";
+import type { AddressInfo, Socket } from "node:net";
+import Fastify, {
+	type FastifyInstance,
+	type FastifyReply,
+	type FastifyRequest,
+	type FastifyServerOptions,
+} from "fastify";
+import { sql } from "kysely";
+import { SigningKeys } from "../access/access-keys.ts";
+import type { AccessLevel, Action } from "../access/permissions.ts";
+import type { Http } from "../access/route.ts";
+import { accessRoutes } from "../access/routes.ts";
+import type { Sealed } from "../access/sealed.ts";
+import { objectRoutes } from "../artifacts/routes.ts";
+import { type Config, ConfigError } from "../config.ts";
+import type { Clock, Db } from "../database/database.ts";
+import { randomHex } from "../database/ids.ts";
+import { deviceRoutes } from "../devices/routes.ts";
+import { ApiError, errors } from "../errors.ts";
+import type { Events } from "../events.ts";
+import { logger } from "../log.ts";
+import { otaModuleRoutes } from "../ota-modules/routes.ts";
+import { packageRoutes } from "../packages/routes.ts";
+import { productRoutes } from "../products/routes.ts";
+import { resourceSpaceRoutes } from "../resource-spaces/routes.ts";
+import { upgradeTaskRoutes } from "../upgrade-tasks/routes.ts";
+import { authenticate } from "./authenticate.ts";
+import { asApiError, errorAnswer } from "./error-body.ts";
+import { drain, expectsContinue, readBody } from "./read-body.ts";
+import { readJson } from "./read-json.ts";
+import { answerSerializer, partChecker } from "./schemas.ts";
+
+const log = logger("http");
+
+/** What the routes of all folders need, each its own. */
+type RouteParts = Parameters<typeof resourceSpaceRoutes>[1] &
+	Parameters<typeof productRoutes>[1] &
+	Parameters<typeof deviceRoutes>[1] &
+	Parameters<typeof otaModuleRoutes>[1] &
+	Parameters<typeof packageRoutes>[1] &
+	Parameters<typeof upgradeTaskRoutes>[1] &
+	Parameters<typeof objectRoutes>[1];
+
+export type HttpParts = RouteParts & {
+	db: Db;
+	sealed: Sealed;
+	events: Events;
+	now: Clock;
+	/** Whether everything else of this process is up; the store is asked besides. */
+	isReady: () => boolean;
+};
+
+function registerRoutes(http: Http, config: Config, parts: HttpParts): void {
+	accessRoutes(http, { ...parts, config });
+	resourceSpaceRoutes(http, parts);
+	productRoutes(http, parts);
+	deviceRoutes(http, parts);
+	otaModuleRoutes(http, parts);
+	packageRoutes(http, parts);
+	upgradeTaskRoutes(http, parts);
+	objectRoutes(http, parts);
+	operatorRoutes(http, parts);
+}
+
+/** A route as it declared itself. */
+export interface DeclaredRoute {
+	method: string;
+	path: string;
+	open: boolean;
+	action: Action | undefined;
+	level: AccessLevel | undefined;
+}
+
+export interface HttpServer extends AsyncDisposable {
+	readonly http: Http;
+	readonly routes: readonly DeclaredRoute[];
+	/** Accepts connections from now on; resolves to the port. */
+	listen(): Promise<number>;
+}
+
+const HEADERS_TIMEOUT_MS = 20_000;
+const SILENCE_TIMEOUT_MS = 60_000;
+const KEEP_ALIVE_MS = 72_000;
+
+export async function createHttpServer(
+	config: Config,
+	parts: HttpParts,
+): Promise<HttpServer> {
+	const http = openFastify(config);
+	const routes: DeclaredRoute[] = [];
+	const keys = new SigningKeys(parts.sealed);
+	const { events } = parts;
+
+	http.addHook("onRoute", ({ method, url, config: declared }) => {
+		const { open = false, action, level } = declared ?? {};
+		const named = `${method} ${url}`;
+		if (!open && (action === undefined || level === undefined))
+			throw new Error(`${named} declares no action and level.`);
+		for (const one of [method].flat())
+			routes.push({ method: one, path: url, open, action, level });
+	});
+
+	// Bodies are read and parsed below, where the bytes are still those that were signed.
+	http.removeAllContentTypeParsers();
+	http.addContentTypeParser("*", (request, _payload, done) =>
+		done(null, request.body),
+	);
+	http.setSerializerCompiler(({ schema }) => answerSerializer(schema));
+	http.setValidatorCompiler(({ schema, httpPart }) =>
+		partChecker(schema, httpPart ?? "body"),
+	);
+
+	http.addHook("onRequest", async (request, reply) => {
+		reply.headers(STANDING_HEADERS);
+		if (config.http.tls)
+			reply.header("strict-transport-security", "max-age=31536000");
+		reply.header("x-request-id", request.id);
+		if (request.is404) throw new ApiError(errors.noSuchApi);
+		const route = request.routeOptions.config;
+		const bytes = route.open
+			? await readBody(request.raw, reply.raw, config.http.bodyLimitBytes)
+			: await authenticate({ ...parts, config, keys }, request, reply, route);
+		// The body of a GET counts for the signature only: an official SDK sends one.
+		if (bytes === undefined || request.method === "GET") return;
+		const json = readJson(bytes);
+		// No body where an object is expected: what is missing is named field by field.
+		request.body = json === undefined ? {} : json;
+	});
+
+	http.addHook("onSend", async (_request, reply, payload) => {
+		// Said as the vendor says it: its SDKs compare the whole of it.
+		if (reply.getHeader("content-type") === "application/json; charset=utf-8")
+			reply.header("content-type", "application/json");
+		return payload;
+	});
+
+	http.addHook("onResponse", async (request, reply) => {
+		events.happened("http_answers", { status: String(reply.statusCode) });
+		if (log.isLevelEnabled("debug"))
+			log.debug({
+				method: request.method,
+				route: request.routeOptions.url,
+				status: reply.statusCode,
+				elapsedMs: Math.round(reply.elapsedTime),
+				requestId: request.id,
+			});
+	});
+
+	http.setNotFoundHandler(() => {
+		throw new ApiError(errors.noSuchApi);
+	});
+	http.setErrorHandler((fault, request, reply) => {
+		const error = asApiError(fault);
+		if (error.kind.status >= 500)
+			log.error(
+				{ err: error.cause ?? error, requestId: request.id },
+				"a request failed",
+			);
+		if (!request.raw.complete && request.raw.readableFlowing !== true)
+			drain(request.raw);
+		const { status, body } = errorAnswer(error, request.url, request.id);
+		return reply
+			.code(status)
+			.removeHeader("content-length")
+			.header("content-type", "application/json")
+			.serializer(JSON.stringify)
+			.send(body);
+	});
+
+	registerRoutes(http, config, parts);
+	await http.ready();
+
+	return {
+		http,
+		routes,
+		async listen() {
+			await http.listen({ host: config.http.host, port: config.http.port });
+			return (http.server.address() as AddressInfo).port;
+		},
+		async [Symbol.asyncDispose]() {
+			await http.close();
+		},
+	};
+}
+
+/** For whoever embeds, sniffs or caches: there is nothing here for a browser to run. */
+const STANDING_HEADERS = {
+	"cache-control": "no-store",
+	"content-security-policy":
+		"default-src 'none'; frame-ancestors 'none'; sandbox",
+	"referrer-policy": "no-referrer",
+	"x-content-type-options": "nosniff",
+	"x-frame-options": "DENY",
+};
+
+function openFastify(config: Config): Http {
+	const { tls, trustedProxies } = config.http;
+	const options: FastifyServerOptions = {
+		logger: false,
+		genReqId: () => randomHex(16),
+		requestIdHeader: false,
+		trustProxy: trustedProxies.length > 0 ? [...trustedProxies] : false,
+		exposeHeadRoutes: false,
+		routerOptions: { maxParamLength: 16_384 },
+		frameworkErrors: answerFrameworkError,
+		clientErrorHandler: answerMalformedHttp,
+		// Uploads may take hours, so a whole request has no limit; silence has.
+		connectionTimeout: SILENCE_TIMEOUT_MS,
+		keepAliveTimeout: KEEP_ALIVE_MS,
+		requestTimeout: 0,
+	};
+	const sockets = {
+		headersTimeout: HEADERS_TIMEOUT_MS,
+		connectionsCheckingInterval: 5_000,
+	};
+	let app: FastifyInstance;
+	try {
+		const server = tls
+			? {
+					https: {
+						...sockets,
+						cert: readFileSync(tls.certFile),
+						key: readFileSync(tls.keyFile),
+						minVersion: "TLSv1.2",
+					},
+				}
+			: { http: sockets };
+		// Over TLS only the socket's type differs, which no route looks at.
+		app = Fastify({ ...options, ...server } as FastifyServerOptions);
+	} catch (error) {
+		throw asConfigError(error, config);
+	}
+	// A caller who asks before he sends is told to go on only once his body is wanted.
+	app.server.on("checkContinue", (request, response) => {
+		expectsContinue(request);
+		app.server.emit("request", request, response);
+	});
+	return app;
+}
+
+function asConfigError(error: unknown, config: Config): unknown {
+	if (!(error instanceof Error)) return error;
+	if (/invalid IP address|invalid range/.test(error.message))
+		return new ConfigError(
+			`OTARU_TRUSTED_PROXIES must list addresses or networks: ${error.message}.`,
+		);
+	if (config.http.tls)
+		return new ConfigError(
+			`OTARU_HTTP_TLS_CERT and OTARU_HTTP_TLS_KEY cannot be used: ${error.message}.`,
+		);
+	return error;
+}
+
+/** A path that is no text, before any route is found. */
+function answerFrameworkError(
+	fault: unknown,
+	request: FastifyRequest,
+	reply: FastifyReply,
+): void {
+	const { status, body } = errorAnswer(
+		asApiError(fault),
+		request.raw.url ?? "",
+		request.id,
+	);
+	const text = JSON.stringify(body);
+	reply.raw.writeHead(status, {
+		...STANDING_HEADERS,
+		"content-type": "application/json",
+		"content-length": Buffer.byteLength(text),
+		"x-request-id": request.id,
+	});
+	reply.raw.end(text);
+}
+
+/** What is no HTTP, or came too slowly: there is no request, so the answer is written by hand. */
+function answerMalformedHttp(
+	fault: Error & { code?: string },
+	socket: Socket,
+): void {
+	if (fault.code === "ECONNRESET" || !socket.writable || socket.destroyed) {
+		socket.destroy();
+		return;
+	}
+	const status =
+		fault.code === "ERR_HTTP_REQUEST_TIMEOUT"
+			? "408 Request Timeout"
+			: fault.code === "HPE_HEADER_OVERFLOW"
+				? "431 Request Header Fields Too Large"
+				: "400 Bad Request";
+	const body = JSON.stringify({
+		error_code: errors.invalidFormat.code,
+		error_msg: `${errors.invalidFormat.message} The request is not HTTP, too large in its headers, or too slow.`,
+	});
+	socket.end(
+		`HTTP/1.1 ${status}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nX-Request-Id: ${randomHex(16)}\r\nConnection: close\r\n\r\n${body}`,
+		() => socket.destroy(),
+	);
+}
+
+/** For operators and load balancers; open, like the port they are on. */
+function operatorRoutes(http: Http, { db, events, isReady }: HttpParts): void {
+	http.get("/health/live", { config: { open: true } }, async () => ({
+		status: "live",
+	}));
+	http.get("/health/ready", { config: { open: true } }, async () => {
+		if (!isReady()) throw new ApiError(errors.notReady);
+		let timer: NodeJS.Timeout | undefined;
+		const tooLate = new Promise<never>((_resolve, reject) => {
+			timer = setTimeout(() => reject(new Error("no answer")), 2_000);
+		});
+		try {
+			await Promise.race([sql`select 1`.execute(db), tooLate]);
+		} catch (cause) {
+			throw new ApiError(errors.notReady, {
+				detail: "The store does not answer.",
+				cause,
+			});
+		} finally {
+			clearTimeout(timer);
+		}
+		return { status: "ready" };
+	});
+	http.get("/metrics", { config: { open: true } }, async (_request, reply) =>
+		reply
+			.header("content-type", events.registry.contentType)
+			.send(await events.registry.metrics()),
+	);
+}
