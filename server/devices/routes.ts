@@ -1,0 +1,375 @@
+import type { Static } from "typebox";
+import {
+	createDevice as createDeviceBody,
+	type DeviceItem,
+	type DeviceOtaProfile,
+	deviceActionQuery,
+	device as deviceAnswer,
+	deviceList,
+	deviceOtaProfile,
+	deviceParams,
+	listDevicesQuery,
+	resetSecretAnswer,
+	resetSecret as resetSecretBody,
+	updateDevice as updateDeviceBody,
+	updateDeviceOtaProfile,
+	type Device as WireDevice,
+} from "../../wire/devices.ts";
+import {
+	parseWireTime,
+	projectParams,
+	wireTime,
+	wireTimeMs,
+	withoutAbsent,
+} from "../../wire/envelope.ts";
+import type { Http } from "../access/route.ts";
+import type { Sealed } from "../access/sealed.ts";
+import type { Clock, Db } from "../database/database.ts";
+import { readPage } from "../database/paging.ts";
+import { fromInstant, optionalInstant } from "../database/tables.ts";
+import { ApiError, errors, invalidInput } from "../errors.ts";
+import { readSecrets } from "./device-credentials.ts";
+import { type DeviceModule, listDeviceModules } from "./device-versions.ts";
+import {
+	createDevice,
+	type Device,
+	type DeviceFilter,
+	deleteDevice,
+	freezeDevice,
+	getDevice,
+	listDevices,
+	type OnDeviceDeleted,
+	resetSecret,
+	statusOf,
+	unfreezeDevice,
+	updateDevice,
+} from "./devices.ts";
+
+const DEVICES = "/v5/iot/:project_id/devices";
+const OTA_PROFILE =
+	"/otaru/v1/projects/:project_id/devices/:device_id/ota-profile";
+const EXTENSION_INFO_LIMIT_BYTES = 1024;
+
+export interface DeviceRouteParts {
+	db: Db;
+	now: Clock;
+	sealed: Sealed;
+	onDeviceDeleted: OnDeviceDeleted;
+	/** Ends the device's connection, on whatever node it is. */
+	onDeviceFrozen: (deviceId: string) => void | Promise<void>;
+	disconnectDevice: (deviceId: string) => void | Promise<void>;
+}
+
+export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
+	const { db, now, sealed } = parts;
+
+	const answer = async (device: Device) =>
+		toWire(device, await listDeviceModules(db, device.device_id), sealed);
+
+	http.post(
+		DEVICES,
+		{
+			config: { action: "iotda:devices:register", level: "Write" },
+			schema: {
+				params: projectParams,
+				body: createDeviceBody,
+				response: { 201: deviceAnswer },
+			},
+		},
+		async (request, reply) => {
+			const { body } = request;
+			const device = await createDevice(
+				db,
+				request.scope,
+				{
+					deviceId: body.device_id,
+					nodeId: body.node_id,
+					productId: body.product_id,
+					spaceId: body.app_id,
+					gatewayId: body.gateway_id,
+					deviceName: body.device_name || null,
+					description: body.description || null,
+					extensionInfo: body.extension_info
+						? extensionInfoText(body.extension_info)
+						: null,
+					credentials: {
+						authType: body.auth_info?.auth_type,
+						secret: body.auth_info?.secret,
+						fingerprint: body.auth_info?.fingerprint,
+						secureAccess: body.auth_info?.secure_access,
+						timeoutSeconds: body.auth_info?.timeout,
+					},
+				},
+				sealed,
+				now(),
+			);
+			return reply.code(201).send(toWire(device, [], sealed));
+		},
+	);
+
+	http.get(
+		DEVICES,
+		{
+			config: { action: "iotda:devices:queryList", level: "List" },
+			schema: {
+				params: projectParams,
+				querystring: listDevicesQuery,
+				response: { 200: deviceList },
+			},
+		},
+		async (request) => {
+			const { items, page } = await listDevices(
+				db,
+				request.scope,
+				readFilter(request.query),
+				readPage(request.query),
+			);
+			return { devices: items.map(toItem), page };
+		},
+	);
+
+	http.get(
+		`${DEVICES}/:device_id`,
+		{
+			config: { action: "iotda:devices:query", level: "Read" },
+			schema: { params: deviceParams, response: { 200: deviceAnswer } },
+		},
+		async (request) =>
+			answer(await getDevice(db, request.scope, request.params.device_id)),
+	);
+
+	http.put(
+		`${DEVICES}/:device_id`,
+		{
+			config: { action: "iotda:devices:modify", level: "Write" },
+			schema: {
+				params: deviceParams,
+				body: updateDeviceBody,
+				response: { 200: deviceAnswer },
+			},
+		},
+		async (request) => {
+			const { device_name, description, extension_info, auth_info } =
+				request.body;
+			const device = await updateDevice(
+				db,
+				request.scope,
+				request.params.device_id,
+				{
+					...(device_name !== undefined && { deviceName: device_name || null }),
+					...(description !== undefined && {
+						description: description || null,
+					}),
+					...withoutAbsent({
+						extensionInfo: extension_info && extensionInfoText(extension_info),
+						secureAccess: auth_info?.secure_access,
+						timeoutSeconds: auth_info?.timeout,
+					}),
+				},
+			);
+			return answer(device);
+		},
+	);
+
+	http.delete(
+		`${DEVICES}/:device_id`,
+		{
+			config: { action: "iotda:devices:delete", level: "Write" },
+			schema: { params: deviceParams },
+		},
+		async (request, reply) => {
+			const { device_id } = request.params;
+			await deleteDevice(
+				db,
+				request.scope,
+				device_id,
+				parts.onDeviceDeleted,
+				now(),
+			);
+			await parts.disconnectDevice(device_id);
+			return reply.code(204).send();
+		},
+	);
+
+	http.post(
+		`${DEVICES}/:device_id/action`,
+		{
+			config: { action: "iotda:devices:resetSecret", level: "Write" },
+			schema: {
+				params: deviceParams,
+				querystring: deviceActionQuery,
+				body: resetSecretBody,
+				response: { 200: resetSecretAnswer },
+			},
+		},
+		async (request) => {
+			const { device_id } = request.params;
+			const { body } = request;
+			const secretType = body.secret_type ?? "PRIMARY";
+			const secret = await resetSecret(
+				db,
+				request.scope,
+				device_id,
+				{ secret: body.secret, secretType },
+				sealed,
+			);
+			if (body.force_disconnect) await parts.disconnectDevice(device_id);
+			return { device_id, secret, secret_type: secretType };
+		},
+	);
+
+	http.post(
+		`${DEVICES}/:device_id/freeze`,
+		{
+			config: { action: "iotda:devices:freeze", level: "Write" },
+			schema: { params: deviceParams },
+		},
+		async (request, reply) => {
+			const { device_id } = request.params;
+			await freezeDevice(db, request.scope, device_id);
+			await parts.onDeviceFrozen(device_id);
+			return reply.code(204).send();
+		},
+	);
+
+	http.post(
+		`${DEVICES}/:device_id/unfreeze`,
+		{
+			config: { action: "iotda:devices:unfreeze", level: "Write" },
+			schema: { params: deviceParams },
+		},
+		async (request, reply) => {
+			await unfreezeDevice(db, request.scope, request.params.device_id);
+			return reply.code(204).send();
+		},
+	);
+
+	http.get(
+		OTA_PROFILE,
+		{
+			config: { action: "iotda:devices:query", level: "Read" },
+			schema: { params: deviceParams, response: { 200: deviceOtaProfile } },
+		},
+		async (request) =>
+			profileOf(await getDevice(db, request.scope, request.params.device_id)),
+	);
+
+	http.put(
+		OTA_PROFILE,
+		{
+			config: { action: "iotda:devices:modify", level: "Write" },
+			schema: {
+				params: deviceParams,
+				body: updateDeviceOtaProfile,
+				response: { 200: deviceOtaProfile },
+			},
+		},
+		async (request) => {
+			const device = await updateDevice(
+				db,
+				request.scope,
+				request.params.device_id,
+				{ moduleForm: request.body.module_form },
+			);
+			return profileOf(device);
+		},
+	);
+}
+
+function extensionInfoText(info: Record<string, unknown>): string {
+	const text = JSON.stringify(info);
+	if (Buffer.byteLength(text) > EXTENSION_INFO_LIMIT_BYTES)
+		throw invalidInput("extension_info", "must be at most 1 KB as JSON");
+	return text;
+}
+
+function readFilter(query: Static<typeof listDevicesQuery>): DeviceFilter {
+	const from = readTime("start_time", query.start_time);
+	const until = readTime("end_time", query.end_time);
+	if (from && until && from >= until)
+		throw new ApiError(errors.startNotBeforeEnd, {
+			detail: "start_time must be earlier than end_time.",
+		});
+	return {
+		spaceId: query.app_id,
+		productId: query.product_id,
+		gatewayId: query.gateway_id,
+		cascade: query.is_cascade_query === "true",
+		nodeId: query.node_id,
+		deviceName: query.device_name,
+		from,
+		until,
+	};
+}
+
+function readTime(field: string, text: string | undefined): Date | undefined {
+	if (text === undefined) return undefined;
+	const time = parseWireTime(text);
+	if (!time)
+		throw new ApiError(errors.invalidTime, {
+			detail: `${field} must be a time such as 20230211T121212Z.`,
+		});
+	return time;
+}
+
+function toItem(device: Device): DeviceItem {
+	return withoutAbsent({
+		app_id: device.app_id,
+		app_name: device.app_name,
+		device_id: device.device_id,
+		node_id: device.node_id,
+		gateway_id: device.gateway_id ?? device.device_id,
+		device_name: device.device_name,
+		node_type: device.gateway_id === null ? "GATEWAY" : "ENDPOINT",
+		description: device.description,
+		fw_version: device.fw_version,
+		sw_version: device.sw_version,
+		device_sdk_version: device.device_sdk_version,
+		product_id: device.product_id,
+		product_name: device.product_name,
+		status: statusOf(device),
+		tags: [],
+	});
+}
+
+function toWire(
+	device: Device,
+	modules: readonly DeviceModule[],
+	sealed: Sealed,
+): WireDevice {
+	const { primary, secondary } = readSecrets(device, sealed);
+	const changedAt = optionalInstant(device.connection_status_at);
+	const activeAt = optionalInstant(device.active_at);
+	return {
+		...toItem(device),
+		modules: modules.map(({ moduleName, moduleVersion }) => ({
+			module_name: moduleName,
+			module_version: moduleVersion,
+		})),
+		auth_info: withoutAbsent({
+			auth_type: device.auth_type,
+			secret: primary,
+			secondary_secret: secondary,
+			fingerprint: device.fingerprint,
+			secondary_fingerprint: device.secondary_fingerprint,
+			secure_access: device.secure_access === 1,
+			timeout: device.timeout_seconds,
+		}),
+		create_time: wireTime(fromInstant(device.created_at)),
+		...withoutAbsent({
+			connection_status_update_time: changedAt && wireTimeMs(changedAt),
+			active_time: activeAt && wireTimeMs(activeAt),
+			extension_info:
+				device.extension_info === null
+					? undefined
+					: (JSON.parse(device.extension_info) as Record<string, unknown>),
+		}),
+	};
+}
+
+function profileOf(device: Device): DeviceOtaProfile {
+	return {
+		module_form: device.module_form,
+		speaks_modules: device.speaks_modules === 1,
+	};
+}
