@@ -1,0 +1,256 @@
+/** Upload, download, list and removal of the files of packages. */
+import type { IncomingMessage } from "node:http";
+import { Readable } from "node:stream";
+import { Type } from "typebox";
+import { wireTime } from "../../wire/envelope.ts";
+import {
+	bucketParams,
+	listObjectsQuery,
+	objectList,
+	objectParams,
+	storedObject,
+	type StoredObject as WireObject,
+} from "../../wire/objects.ts";
+import type { Http } from "../access/route.ts";
+import type { Clock, Db } from "../database/database.ts";
+import { readPage } from "../database/paging.ts";
+import { ApiError, errors, invalidInput } from "../errors.ts";
+import type { Events } from "../events.ts";
+import type { ArtifactStore } from "./artifact-store.ts";
+import { contentRange, readRange } from "./byte-range.ts";
+import {
+	deleteObject,
+	getObject,
+	listObjects,
+	type ObjectLimits,
+	putObject,
+	readObject,
+	type StoredObject,
+} from "./objects.ts";
+
+const OBJECTS = "/otaru/v1/projects/:project_id/objects/:bucket_name";
+const OBJECT = `${OBJECTS}/*`;
+/** An upload that brings nothing for so long is cut off. */
+const UPLOAD_STALL_MS = 60_000;
+
+export function objectRoutes(
+	http: Http,
+	parts: {
+		db: Db;
+		artifacts: ArtifactStore;
+		events: Events;
+		now: Clock;
+		limits: ObjectLimits;
+	},
+): void {
+	const { db, artifacts, events, now, limits } = parts;
+
+	http.put(
+		OBJECT,
+		{
+			config: { action: "otaru:objects:put", level: "Write", streams: true },
+			schema: {
+				params: objectParams,
+				response: { 200: storedObject, 201: storedObject },
+			},
+		},
+		async (request, reply) => {
+			const { bucket_name: bucketName, "*": objectKey } = request.params;
+			const { raw } = request;
+			raw.setTimeout(UPLOAD_STALL_MS);
+			try {
+				const { object, created } = await putObject(
+					db,
+					artifacts,
+					request.scope,
+					{
+						bucketName,
+						objectKey,
+						contentType: readContentType(raw),
+						bytes: received(raw),
+						announcedBytes: readLength(raw),
+						expectedSha256: request.expectedSha256,
+					},
+					limits,
+					now(),
+				);
+				events.happened("object_stored", {
+					kind: created ? "new" : "replaced",
+				});
+				return reply.code(created ? 201 : 200).send(toWire(object));
+			} catch (error) {
+				events.happened("object_refused");
+				discardRest(raw, limits.sizeLimitBytes);
+				throw error;
+			}
+		},
+	);
+
+	http.get(
+		OBJECT,
+		{
+			exposeHeadRoute: false,
+			config: { action: "otaru:objects:get", level: "Read" },
+			schema: { params: objectParams },
+		},
+		async (request, reply) => {
+			const { bucket_name: bucketName, "*": objectKey } = request.params;
+			const object = await getObject(db, request.scope, bucketName, objectKey);
+			const { sizeBytes } = object;
+			reply.headers(describe(object));
+			const match = request.headers["if-none-match"];
+			if (match !== undefined && namesTag(match, object)) {
+				return reply.code(304).send();
+			}
+			// A range of a file that has changed since is of no use (RFC 9110 section 13.1.5).
+			const condition = request.headers["if-range"];
+			const asked =
+				condition === undefined || condition === entityTag(object)
+					? readRange(request.headers.range, sizeBytes)
+					: "whole";
+			if (asked === "unsatisfiable") {
+				reply.header("Content-Range", contentRange(undefined, sizeBytes));
+				throw new ApiError(errors.rangeNotSatisfiable, {
+					detail: `The object has ${sizeBytes} bytes.`,
+				});
+			}
+			const range = asked === "whole" ? { start: 0, end: sizeBytes } : asked;
+			if (asked !== "whole") {
+				reply.code(206).header("Content-Range", contentRange(range, sizeBytes));
+			}
+			reply.header("Content-Length", range.end - range.start);
+			return reply.send(
+				Readable.from(readObject(artifacts, object.sha256, range), {
+					objectMode: false,
+				}),
+			);
+		},
+	);
+
+	http.head(
+		OBJECT,
+		{
+			config: { action: "otaru:objects:get", level: "Read" },
+			schema: { params: objectParams },
+		},
+		async (request, reply) => {
+			const { bucket_name: bucketName, "*": objectKey } = request.params;
+			const object = await getObject(db, request.scope, bucketName, objectKey);
+			return reply
+				.headers(describe(object))
+				.header("Content-Length", object.sizeBytes)
+				.send();
+		},
+	);
+
+	http.delete(
+		OBJECT,
+		{
+			config: { action: "otaru:objects:delete", level: "Write" },
+			schema: { params: objectParams, response: { 204: Type.Null() } },
+		},
+		async (request, reply) => {
+			const { bucket_name: bucketName, "*": objectKey } = request.params;
+			await deleteObject(db, artifacts, request.scope, bucketName, objectKey);
+			events.happened("object_deleted");
+			return reply.code(204).send(null);
+		},
+	);
+
+	http.get(
+		OBJECTS,
+		{
+			config: { action: "otaru:objects:list", level: "List" },
+			schema: {
+				params: bucketParams,
+				querystring: listObjectsQuery,
+				response: { 200: objectList },
+			},
+		},
+		async (request) => {
+			const { prefix = "", marker, ...paging } = request.query;
+			const { items, page } = await listObjects(
+				db,
+				request.scope,
+				request.params.bucket_name,
+				{ prefix, after: marker },
+				readPage(paging),
+			);
+			return { objects: items.map(toWire), page };
+		},
+	);
+}
+
+/** The body as it comes. The connection survives a body that is not read to its end. */
+async function* received(raw: IncomingMessage): AsyncGenerator<Buffer> {
+	try {
+		yield* raw.iterator({ destroyOnReturn: false });
+	} catch (cause) {
+		throw new ApiError(errors.objectIncomplete, { cause });
+	}
+}
+
+/**
+ * Lets a refused sender finish: most clients read the answer only after their last
+ * byte, and a connection closed before that shows them a broken pipe instead of the
+ * reason. One that sends more than any object may have is cut off.
+ */
+function discardRest(raw: IncomingMessage, limitBytes: number): void {
+	let left = limitBytes;
+	raw.on("error", () => {});
+	raw.on("data", (chunk: Buffer) => {
+		left -= chunk.length;
+		if (left < 0) raw.destroy();
+	});
+	raw.resume();
+}
+
+function readLength(raw: IncomingMessage): number | undefined {
+	// The parser has refused anything but digits.
+	const announced = raw.headers["content-length"];
+	return announced === undefined ? undefined : Number(announced);
+}
+
+function readContentType(raw: IncomingMessage): string {
+	const given = raw.headers["content-type"] ?? "application/octet-stream";
+	if (!/^[\x20-\x7e]{1,255}$/.test(given)) {
+		throw invalidInput("Content-Type", "must be 1 to 255 printable characters");
+	}
+	return given;
+}
+
+function describe(object: StoredObject): Record<string, string> {
+	return {
+		"Content-Type": object.contentType,
+		ETag: entityTag(object),
+		"Last-Modified": object.updatedAt.toUTCString(),
+		"Accept-Ranges": "bytes",
+		// Whatever a maker uploads, a browser is not to show it under our address.
+		"Content-Disposition": "attachment",
+		"X-Content-Type-Options": "nosniff",
+	};
+}
+
+function entityTag(object: StoredObject): string {
+	return `"${object.sha256}"`;
+}
+
+function namesTag(header: string, object: StoredObject): boolean {
+	return header
+		.split(",")
+		.map((tag) => tag.trim().replace(/^W\//, ""))
+		.some((tag) => tag === "*" || tag === entityTag(object));
+}
+
+function toWire(object: StoredObject): WireObject {
+	return {
+		bucket_name: object.bucketName,
+		object_key: object.objectKey,
+		size: object.sizeBytes,
+		content_type: object.contentType,
+		sha256: object.sha256,
+		sha1: object.sha1,
+		md5: object.md5,
+		update_time: wireTime(object.updatedAt),
+	};
+}
