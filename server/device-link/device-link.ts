@@ -1,0 +1,205 @@
+/**
+ * What any device can say, and what follows: "I am here", "these are my versions",
+ * "this is my progress", "I failed because". One meaning, whatever the protocol.
+ */
+import { deviceTopics } from "../../wire/device-messages.ts";
+import type { DownloadLinks } from "../artifacts/download-links.ts";
+import type { UpgradeTimes } from "../config.ts";
+import type { Clock } from "../database/database.ts";
+import type { Signal } from "../database/signal.ts";
+import type { Events } from "../events.ts";
+import { logger } from "../log.ts";
+import type { Exchanges, Notice } from "../upgrade-tasks/exchanges.ts";
+import {
+	type Message,
+	messageOf,
+	readEvents,
+	timeSyncAnswer,
+} from "./iotda.ts";
+import type {
+	CloseReason,
+	DeviceConnection,
+	DeviceEars,
+} from "./mqtt-session.ts";
+import type { Presence } from "./presence.ts";
+
+const log = logger("device-link");
+
+/** What one process tells the others: whoever has this device hangs up. */
+interface Disconnect {
+	disconnect: string;
+	reason: CloseReason;
+}
+
+export interface DeviceLinkParts {
+	signal: Signal;
+	exchanges: Exchanges;
+	presence: Presence;
+	links: DownloadLinks;
+	times: Pick<UpgradeTimes, "connectPauseMs">;
+	events: Events;
+	now: Clock;
+}
+
+export class DeviceLink implements DeviceEars {
+	readonly #parts: DeviceLinkParts;
+	readonly #connections = new Map<string, DeviceConnection>();
+	/**
+	 * Those whose pause after connecting is over. Before, the rollout does not begin with
+	 * them: what a device tells about itself on connecting, such as that it knows of
+	 * modules, decides how it is spoken to.
+	 */
+	readonly #settled = new Set<DeviceConnection>();
+
+	constructor(parts: DeviceLinkParts) {
+		this.#parts = parts;
+		parts.signal.onSignal((payload) => this.#onSignal(payload));
+	}
+
+	/** Connected to this process, and to be spoken to. */
+	isHere(deviceId: string): boolean {
+		const connection = this.#connections.get(deviceId);
+		return connection !== undefined && this.#settled.has(connection);
+	}
+
+	*devicesHere(): Iterable<string> {
+		for (const { deviceId } of this.#settled) yield deviceId;
+	}
+
+	/** Ends the device's connection, to whichever process it is connected. */
+	disconnect(deviceId: string, reason: CloseReason): void {
+		const connection = this.#connections.get(deviceId);
+		if (connection) connection.close(reason);
+		else
+			this.#parts.signal.send(
+				JSON.stringify({ disconnect: deviceId, reason } satisfies Disconnect),
+			);
+	}
+
+	#onSignal(payload: string): void {
+		if (!payload.startsWith('{"disconnect"')) return;
+		const { disconnect, reason } = JSON.parse(payload) as Disconnect;
+		this.#connections.get(disconnect)?.close(reason);
+	}
+
+	connected(connection: DeviceConnection): void {
+		const { deviceId } = connection;
+		this.#connections.set(deviceId, connection);
+		this.#parts.presence.online(deviceId, connection.connectionId);
+		this.#parts.events.happened(
+			"device_connected",
+			{},
+			{ device_id: deviceId },
+		);
+		// Two of the SDKs subscribe after the connection; they need not, but it costs
+		// nothing to let them finish.
+		setTimeout(() => {
+			if (this.#connections.get(deviceId) !== connection) return;
+			this.#settled.add(connection);
+			this.#parts.exchanges
+				.record(deviceId, { kind: "connected" })
+				.catch((error: unknown) => {
+					log.error(
+						{ err: error, device_id: deviceId },
+						"could not go on with a connected device; the next sweep does",
+					);
+				});
+		}, this.#parts.times.connectPauseMs);
+	}
+
+	closed(connection: DeviceConnection): void {
+		const { deviceId, connectionId } = connection;
+		// A replaced connection's close may come after its successor's arrival.
+		if (this.#connections.get(deviceId) === connection)
+			this.#connections.delete(deviceId);
+		this.#settled.delete(connection);
+		this.#parts.presence.offline(deviceId, connectionId);
+		this.#parts.events.happened(
+			"device_disconnected",
+			{},
+			{ device_id: deviceId },
+		);
+	}
+
+	/** Resolves when what the device said is stored. */
+	async heard(
+		connection: DeviceConnection,
+		topic: string,
+		payload: Buffer,
+	): Promise<void> {
+		const { deviceId } = connection;
+		if (topic !== deviceTopics(deviceId).eventsUp) {
+			// Properties, messages, shadows: not what this server is for.
+			this.#parts.events.happened(
+				"uplink_ignored",
+				{},
+				{ device_id: deviceId, topic },
+			);
+			return;
+		}
+		const receivedAt = this.#parts.now();
+		const stored: Promise<void>[] = [];
+		for (const heard of readEvents(deviceId, payload)) {
+			switch (heard.kind) {
+				case "report":
+					stored.push(this.#parts.exchanges.record(deviceId, heard.report));
+					break;
+				case "time_sync":
+					this.#send(
+						connection,
+						timeSyncAnswer(deviceId, heard, receivedAt, this.#parts.now()),
+					);
+					break;
+				case "ignored":
+					this.#parts.events.happened(
+						"uplink_ignored",
+						{},
+						{ device_id: deviceId, topic },
+					);
+					break;
+				case "dropped":
+					this.#parts.events.happened(
+						"uplink_dropped",
+						{ reason: heard.reason },
+						{ device_id: deviceId },
+						"info",
+					);
+					break;
+				default:
+					heard satisfies never;
+			}
+		}
+		await Promise.all(stored);
+	}
+
+	/** Sends a notice to the device if it is connected here; else its next connection brings it up again. */
+	notify(notice: Notice): void {
+		const connection = this.#connections.get(notice.deviceId);
+		if (!connection) {
+			this.#parts.events.happened(
+				"notice_unsent",
+				{ kind: notice.kind },
+				{ device_id: notice.deviceId },
+			);
+			return;
+		}
+		this.#parts.events.happened(
+			"notice_sent",
+			{ kind: notice.kind },
+			{ device_id: notice.deviceId },
+		);
+		this.#send(
+			connection,
+			messageOf(notice, this.#parts.links, this.#parts.now()),
+		);
+	}
+
+	#send(connection: DeviceConnection, { topic, payload }: Message): void {
+		connection.send(topic, payload).catch((error: unknown) => {
+			log.error(
+				{ err: error, device_id: connection.deviceId },
+				"a message could not be sent",
+			);
+		});
+	}
+}
