@@ -1,0 +1,35 @@
+/** The process: configuration, start, wait for a signal, stop. */
+import { ConfigError, readConfig } from "./config.ts";
+import { startServer } from "./server.ts";
+
+try {
+	const server = await startServer(readConfig());
+	for (const line of server.greeting) console.log(line);
+
+	let stopping = false;
+	for (const signal of ["SIGINT", "SIGTERM"] as const) {
+		process.on(signal, () => {
+			if (stopping) process.exit(130);
+			stopping = true;
+			server[Symbol.asyncDispose]().then(
+				() => process.exit(0),
+				(error: unknown) => {
+					console.error(error);
+					process.exit(1);
+				},
+			);
+		});
+	}
+} catch (error) {
+	// What the operator did wrong is a sentence; the rest needs its stack.
+	console.error(isOperatorsFault(error) ? error.message : error);
+	process.exit(1);
+}
+
+function isOperatorsFault(error: unknown): error is Error {
+	return (
+		error instanceof ConfigError ||
+		(error instanceof Error &&
+			(error.name === "SchemaTooNewError" || "syscall" in error))
+	);
+}

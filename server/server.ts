@@ -1,0 +1,219 @@
+/**
+ * The composition root: opens every part, joins them, closes in reverse. Read from top
+ * to bottom it is the order of the start.
+ */
+import { createSecretKey, randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { openSealed, type Sealed } from "./access/sealed.ts";
+import type { ArtifactStore } from "./artifacts/artifact-store.ts";
+import { openDisk } from "./artifacts/disk.ts";
+import {
+	createDownloadLinks,
+	downloadBase,
+} from "./artifacts/download-links.ts";
+import { sweepArtifacts } from "./artifacts/objects.ts";
+import { openDeviceCertificate } from "./certificates.ts";
+import type { Config } from "./config.ts";
+import { type Clock, type Db, openStore } from "./database/database.ts";
+import { randomHex } from "./database/ids.ts";
+import { instant } from "./database/tables.ts";
+import { DeviceLink } from "./device-link/device-link.ts";
+import {
+	type DownloadServer,
+	openDownloadServer,
+} from "./device-link/download-server.ts";
+import {
+	deviceTls,
+	type MqttServer,
+	openMqttServer,
+} from "./device-link/mqtt-server.ts";
+import { openPresence } from "./device-link/presence.ts";
+import { createSignIn } from "./device-link/sign-in.ts";
+import { Events } from "./events.ts";
+import { firstStart, type ListenerPorts } from "./first-start.ts";
+import { createHttpServer, type DeclaredRoute } from "./http/http-server.ts";
+import { logger, setLogLevel } from "./log.ts";
+import { Exchanges } from "./upgrade-tasks/exchanges.ts";
+import { Rollout } from "./upgrade-tasks/rollout.ts";
+import { findDownload } from "./upgrade-tasks/task-rows.ts";
+import { removeDeviceFromTasks } from "./upgrade-tasks/upgrade-tasks.ts";
+
+/** What a test may put in place of the real thing. */
+export interface Overrides {
+	now?: Clock;
+}
+
+export interface Server extends AsyncDisposable {
+	readonly db: Db;
+	readonly ports: ListenerPorts;
+	readonly routes: readonly DeclaredRoute[];
+	/** For the person who started it: addresses and where the credentials lie, no secrets. */
+	readonly greeting: readonly string[];
+}
+
+const log = logger("server");
+
+/** Starts everything; when a part fails, what was opened before it is closed again. */
+export async function startServer(
+	config: Config,
+	overrides: Overrides = {},
+): Promise<Server> {
+	await using opened = new AsyncDisposableStack();
+	setLogLevel(config.logLevel);
+	mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
+
+	const now = overrides.now ?? (() => new Date());
+	const events = new Events();
+	const { db, signal } = opened.use(await openStore(config.database));
+	const sealed = await openSealed(config, db, now);
+	const artifacts = opened.use(await openDisk(config.artifactsDir));
+	const start = await firstStart(config, { db, sealed, now });
+	const { cert, key, caFile } = await openDeviceCertificate(config, now);
+	const nodeId = nodeIdOf(config);
+
+	const links = createDownloadLinks({
+		key: await linkKey(db, sealed, now),
+		base: () => downloadBase(config.devices, downloads.port),
+	});
+	const exchanges = new Exchanges({
+		db,
+		now,
+		times: config.times,
+		events,
+		notify: (notice) => link.notify(notice),
+	});
+	const presence = opened.use(await openPresence({ db, nodeId, now, events }));
+	const link = new DeviceLink({
+		exchanges,
+		presence,
+		links,
+		signal,
+		times: config.times,
+		events,
+		now,
+	});
+	const rollout = opened.use(
+		new Rollout({
+			db,
+			signal,
+			now,
+			times: config.times,
+			artifacts,
+			exchanges,
+			events,
+			nodeId,
+			isHere: (deviceId) => link.isHere(deviceId),
+			devicesHere: () => link.devicesHere(),
+		}),
+	);
+
+	const mqtt: MqttServer = opened.use(
+		await openMqttServer({
+			config: config.devices,
+			tls: { cert, key, clientCa: readClientCa(config) },
+			signIn: createSignIn({ db, sealer: sealed, now, events }),
+			ears: link,
+			events,
+		}),
+	);
+	const downloads: DownloadServer = opened.use(
+		await openDownloadServer({
+			config,
+			tls: { cert, key, ...deviceTls },
+			links,
+			findDownload: (taskId, position) => findDownload(db, taskId, position),
+			store: artifacts,
+			events,
+			now,
+			onUpgrade: (request, socket, head) =>
+				mqtt.handleUpgrade(request, socket, head),
+		}),
+	);
+
+	let ready = false;
+	const http = opened.use(
+		await createHttpServer(config, {
+			db,
+			sealed,
+			artifacts,
+			signal,
+			events,
+			now,
+			limits: config.packages,
+			isReady: () => ready,
+			onDeviceDeleted: removeDeviceFromTasks,
+			onDeviceFrozen: (deviceId) => link.disconnect(deviceId, "frozen"),
+			disconnectDevice: (deviceId) =>
+				link.disconnect(deviceId, "secret_changed"),
+		}),
+	);
+	const ports: ListenerPorts = {
+		http: await http.listen(),
+		device: downloads.port,
+		mqtts: mqtt.tlsPort ?? config.devices.mqtts.port,
+		mqtt: mqtt.port,
+	};
+	rollout.start();
+	ready = true;
+	void removeOrphans(db, artifacts, now());
+
+	const closing = opened.move();
+	return {
+		db,
+		ports,
+		routes: http.routes,
+		greeting: start.publish(ports, caFile),
+		[Symbol.asyncDispose]: () => closing.disposeAsync(),
+	};
+}
+
+/** The key that proves download links: made once, kept encrypted, the same for every process. */
+async function linkKey(db: Db, sealed: Sealed, now: Clock) {
+	const name = "download-links";
+	await db
+		.insertInto("server_secrets")
+		.values({
+			name,
+			sealed: sealed.seal(randomBytes(32).toString("base64")),
+			created_at: instant(now()),
+		})
+		.onConflict((conflict) => conflict.column("name").doNothing())
+		.execute();
+	const row = await db
+		.selectFrom("server_secrets")
+		.select("sealed")
+		.where("name", "=", name)
+		.executeTakeFirstOrThrow();
+	return createSecretKey(Buffer.from(sealed.open(row.sealed), "base64"));
+}
+
+/** Keeps its value over a restart, so that what the last run left is recognised. */
+function nodeIdOf(config: Config): string {
+	if (config.database.kind === "sqlite") return "embedded";
+	const file = join(config.dataDir, "node-id");
+	if (!existsSync(file))
+		writeFileSync(file, randomHex(8), { flag: "wx", mode: 0o600 });
+	return readFileSync(file, "utf8").trim();
+}
+
+function readClientCa(config: Config): Buffer | undefined {
+	return config.devices.clientCaFile === undefined
+		? undefined
+		: readFileSync(config.devices.clientCaFile);
+}
+
+/** Files that a process killed in the middle of an upload left without a name. */
+async function removeOrphans(
+	db: Db,
+	artifacts: ArtifactStore,
+	now: Date,
+): Promise<void> {
+	try {
+		const removed = await sweepArtifacts(db, artifacts, now);
+		if (removed > 0)
+			log.info({ removed }, "removed files that no object names");
+	} catch (error) {
+		log.warn({ err: error }, "could not look for files that no object names");
+	}
+}

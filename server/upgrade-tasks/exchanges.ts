@@ -1,0 +1,622 @@
+/**
+ * What devices say and what follows for their running upgrades, in batches.
+ *
+ * Everything that arrives while one batch is being written goes into the next: one
+ * transaction, a handful of statements, whatever the number of devices. Whoever
+ * handed something in is answered when it is on disk, and only then are notices sent.
+ */
+import { sql } from "kysely";
+import type { UpgradeTimes } from "../config.ts";
+import {
+	type Clock,
+	type Db,
+	inTransaction,
+	rowsTable,
+} from "../database/database.ts";
+import { instant } from "../database/tables.ts";
+import type { Events } from "../events.ts";
+import { logger } from "../log.ts";
+import {
+	after,
+	type Consequence,
+	type Exchange,
+	type Goal,
+	type Happening,
+} from "./subtask.ts";
+import {
+	fileNameOf,
+	findRunning,
+	type RunningSubtask,
+	StaleSubtasksError,
+	type SubtaskChange,
+	writeChanges,
+} from "./task-rows.ts";
+
+/** What a device said, whichever protocol it speaks. */
+export type DeviceReport =
+	| { kind: "connected" }
+	/** Not said by the device: it was here when the rollout reached it. */
+	| { kind: "present" }
+	| {
+			kind: "versions";
+			firmware?: string;
+			software?: string;
+			sdk?: string;
+			modules?: readonly { name: string; version: string }[];
+	  }
+	| {
+			kind: "progress";
+			resultCode: number;
+			progress: number | undefined;
+			version: string;
+			description: string | undefined;
+			/** Given only by devices that speak of modules. */
+			moduleName: string | undefined;
+	  };
+
+/** What the server tells a device; `device-link` puts it into the device's protocol. */
+export type Notice =
+	| {
+			kind: "version_query";
+			deviceId: string;
+			/** For a module task in messages that name it. */
+			moduleName: string | undefined;
+	  }
+	| {
+			kind: "upgrade";
+			deviceId: string;
+			taskId: string;
+			position: number;
+			part: "firmware" | "software" | "module";
+			form: "classic" | "native" | "compatible";
+			moduleName: string | undefined;
+			downloadForm: "presigned" | "token";
+			version: string;
+			packageId: string;
+			fileName: string;
+			sizeBytes: number;
+			/** SHA-256, as it was given or computed when the package was created. */
+			sign: string;
+			customInfo: string | undefined;
+			offeredAt: Date;
+			expiresAt: Date;
+	  };
+
+export type Notify = (notice: Notice) => void;
+
+interface PackageFacts {
+	packageId: string;
+	sourceVersions: readonly string[];
+	fileName: string;
+	sizeBytes: number;
+	sign: string;
+	customInfo: string | undefined;
+}
+
+type Input = { deviceId: string; report: DeviceReport | { kind: "due" } };
+interface Waiting extends Input {
+	resolve: () => void;
+	reject: (error: unknown) => void;
+}
+
+const BATCH_LIMIT = 500;
+const KEPT_TASKS = 200;
+const log = logger("upgrade-tasks");
+
+export class Exchanges {
+	readonly #db: Db;
+	readonly #now: Clock;
+	readonly #times: UpgradeTimes;
+	readonly #notify: Notify;
+	readonly #events: Events;
+	readonly #packages = new Map<string, Promise<PackageFacts[]>>();
+	#waiting: Waiting[] = [];
+	#flushing = false;
+
+	constructor(parts: {
+		db: Db;
+		now: Clock;
+		times: UpgradeTimes;
+		notify: Notify;
+		events: Events;
+	}) {
+		this.#db = parts.db;
+		this.#now = parts.now;
+		this.#times = parts.times;
+		this.#notify = parts.notify;
+		this.#events = parts.events;
+	}
+
+	/**
+	 * Takes one thing a device said. Resolves when what follows from it is stored.
+	 * Reports of one device are settled in the order they were handed in.
+	 *
+	 * @throws when the store failed: nothing of it was kept.
+	 */
+	record(deviceId: string, report: DeviceReport): Promise<void> {
+		return this.#enqueue({ deviceId, report });
+	}
+
+	/** The time of these devices' running subtasks has come. */
+	async settleDue(deviceIds: readonly string[]): Promise<void> {
+		await Promise.all(
+			deviceIds.map((deviceId) =>
+				this.#enqueue({ deviceId, report: { kind: "due" } }),
+			),
+		);
+	}
+
+	#enqueue(input: Input): Promise<void> {
+		return new Promise((resolve, reject) => {
+			this.#waiting.push({ ...input, resolve, reject });
+			if (this.#flushing) return;
+			this.#flushing = true;
+			// What the other sockets of this turn bring shares the batch.
+			setImmediate(() => void this.#flush());
+		});
+	}
+
+	async #flush(): Promise<void> {
+		while (this.#waiting.length > 0) {
+			const batch = this.#waiting.slice(0, BATCH_LIMIT);
+			this.#waiting = this.#waiting.slice(BATCH_LIMIT);
+			await this.#settleBatch(batch);
+			// Sockets get their turn between two batches.
+			if (this.#waiting.length > 0)
+				await new Promise((resolve) => setImmediate(resolve));
+		}
+		this.#flushing = false;
+	}
+
+	async #settleBatch(batch: readonly Waiting[]): Promise<void> {
+		try {
+			const notices = await this.#settle(batch);
+			for (const { resolve } of batch) resolve();
+			for (const notice of notices) this.#notify(notice);
+		} catch (error) {
+			if (batch.length > 1) {
+				// One of them may be at fault: each alone, so that it takes nobody along.
+				for (const single of batch) await this.#settleBatch([single]);
+				return;
+			}
+			log.error(
+				{ err: error, device_id: batch[0]?.deviceId },
+				"what a device said could not be stored",
+			);
+			this.#events.happened("report_not_stored", {});
+			batch[0]?.reject(error);
+		}
+	}
+
+	async #settle(inputs: readonly Input[]): Promise<Notice[]> {
+		for (let attempt = 1; ; attempt++) {
+			try {
+				return await inTransaction(this.#db, (trx) =>
+					this.#decide(trx, inputs),
+				);
+			} catch (error) {
+				if (!(error instanceof StaleSubtasksError) || attempt >= 5) throw error;
+			}
+		}
+	}
+
+	async #decide(trx: Db, inputs: readonly Input[]): Promise<Notice[]> {
+		const now = this.#now();
+		await recordVersions(trx, inputs, now);
+		const running = new Map<string, Tracked>();
+		for (const subtask of await findRunning(trx, [
+			...new Set(inputs.map((input) => input.deviceId)),
+		])) {
+			running.set(subtask.deviceId, {
+				subtask,
+				current: subtask.exchange,
+				consequence: undefined,
+				notices: [],
+			});
+		}
+		for (const { deviceId, report } of inputs) {
+			const tracked = running.get(deviceId);
+			if (!tracked || tracked.consequence) {
+				if (report.kind === "progress")
+					this.#events.happened("report_without_exchange", {});
+				continue;
+			}
+			const happening = happeningFor(tracked, report, now);
+			if (!happening) continue;
+			const packages = await this.#packagesOf(trx, tracked.subtask.taskId);
+			const goal: Goal = {
+				version: tracked.subtask.targetVersion,
+				form: tracked.subtask.form,
+				packages,
+				currentVersion: currentVersion(tracked.subtask),
+			};
+			const consequence = after(
+				tracked.current,
+				goal,
+				happening,
+				this.#times,
+				now,
+			);
+			switch (consequence.kind) {
+				case "nothing":
+					break;
+				case "goes_on": {
+					tracked.current = consequence.exchange;
+					if (consequence.send) {
+						const notice = noticeFor(consequence.send, tracked, packages);
+						if (notice) tracked.notices.push(notice);
+					}
+					break;
+				}
+				case "succeeded":
+				case "failed":
+					tracked.consequence = consequence;
+					// The notices decided before the end are not worth sending any more.
+					tracked.notices = [];
+					tracked.provenByReport = report.kind === "progress";
+					break;
+				default:
+					consequence satisfies never;
+			}
+		}
+		const changes: SubtaskChange[] = [];
+		const notices: Notice[] = [];
+		const proven: RunningSubtask[] = [];
+		for (const tracked of running.values()) {
+			const change = changeOf(tracked);
+			if (change) changes.push(change);
+			notices.push(...tracked.notices);
+			if (tracked.consequence?.kind === "succeeded" && tracked.provenByReport)
+				proven.push(tracked.subtask);
+		}
+		await writeChanges(trx, changes, now);
+		// The report that ended the upgrade named the version that runs now.
+		await recordVersions(
+			trx,
+			proven.map((subtask) => ({
+				deviceId: subtask.deviceId,
+				report: versionsOf(subtask),
+			})),
+			now,
+			true,
+		);
+		this.#count(changes);
+		return notices;
+	}
+
+	#count(changes: readonly SubtaskChange[]): void {
+		for (const change of changes) {
+			if (change.to === "Success")
+				this.#events.happened(
+					"subtask_succeeded",
+					{},
+					{ task_id: change.taskId, position: change.position },
+				);
+			if (change.to === "Fail") {
+				this.#events.happened(
+					"subtask_failed",
+					{ code: change.errorCode ?? "" },
+					{
+						task_id: change.taskId,
+						position: change.position,
+						reason: change.errorMessage,
+					},
+				);
+			}
+		}
+	}
+
+	/** The packages of a task never change, so they are read once. */
+	#packagesOf(db: Db, taskId: string): Promise<PackageFacts[]> {
+		const kept = this.#packages.get(taskId);
+		if (kept !== undefined) return kept;
+		const loading = loadPackages(db, taskId);
+		this.#packages.set(taskId, loading);
+		loading.catch(() => this.#packages.delete(taskId));
+		if (this.#packages.size > KEPT_TASKS) {
+			for (const oldest of this.#packages.keys()) {
+				this.#packages.delete(oldest);
+				break;
+			}
+		}
+		return loading;
+	}
+}
+
+/** A running subtask while a batch is decided. */
+interface Tracked {
+	subtask: RunningSubtask;
+	current: Exchange;
+	consequence: (Consequence & { kind: "succeeded" | "failed" }) | undefined;
+	notices: Notice[];
+	provenByReport?: boolean;
+}
+
+/** What a report means for the device's running exchange; undefined: nothing. */
+function happeningFor(
+	tracked: Tracked,
+	report: DeviceReport | { kind: "due" },
+	now: Date,
+): Happening | undefined {
+	const { subtask, current } = tracked;
+	switch (report.kind) {
+		case "connected":
+		case "present":
+			return report;
+		case "due":
+			// Something settled since the row was found due may have put it off.
+			return current.dueAt !== undefined && current.dueAt <= now
+				? report
+				: undefined;
+		case "versions": {
+			const version =
+				subtask.taskType === "firmwareUpgrade"
+					? report.firmware
+					: subtask.taskType === "softwareUpgrade"
+						? report.software
+						: report.modules?.find(({ name }) => name === subtask.moduleName)
+								?.version;
+			return version === undefined ? undefined : { kind: "version", version };
+		}
+		case "progress":
+			// A report about another module does not belong to this exchange.
+			if (
+				report.moduleName !== undefined &&
+				report.moduleName !== subtask.moduleName
+			)
+				return undefined;
+			return {
+				kind: "progress",
+				resultCode: report.resultCode,
+				progress: report.progress,
+				version: report.version,
+				description: report.description,
+			};
+		default:
+			return report satisfies never;
+	}
+}
+
+function currentVersion(subtask: RunningSubtask): string | undefined {
+	switch (subtask.taskType) {
+		case "firmwareUpgrade":
+			return subtask.fwVersion;
+		case "softwareUpgrade":
+			return subtask.swVersion;
+		case "moduleUpgrade":
+			return subtask.moduleVersion;
+		default:
+			return subtask.taskType satisfies never;
+	}
+}
+
+function versionsOf(subtask: RunningSubtask): DeviceReport {
+	switch (subtask.taskType) {
+		case "firmwareUpgrade":
+			return { kind: "versions", firmware: subtask.targetVersion };
+		case "softwareUpgrade":
+			return { kind: "versions", software: subtask.targetVersion };
+		case "moduleUpgrade":
+			return {
+				kind: "versions",
+				modules: [{ name: subtask.moduleName, version: subtask.targetVersion }],
+			};
+		default:
+			return subtask.taskType satisfies never;
+	}
+}
+
+function noticeFor(
+	send: "version_query" | "notice",
+	tracked: Tracked,
+	packages: readonly PackageFacts[],
+): Notice | undefined {
+	const { subtask, current } = tracked;
+	const named =
+		subtask.form === "native" || subtask.form === "compatible"
+			? subtask.moduleName
+			: undefined;
+	if (send === "version_query") {
+		return {
+			kind: "version_query",
+			deviceId: subtask.deviceId,
+			moduleName: subtask.form === "native" ? named : undefined,
+		};
+	}
+	const offered = packages.find(
+		({ packageId }) => packageId === current.packageId,
+	);
+	if (
+		!offered ||
+		!current.offeredAt ||
+		!current.expiresAt ||
+		subtask.form === "none"
+	)
+		return undefined;
+	return {
+		kind: "upgrade",
+		deviceId: subtask.deviceId,
+		taskId: subtask.taskId,
+		position: subtask.position,
+		part:
+			subtask.taskType === "firmwareUpgrade"
+				? "firmware"
+				: subtask.taskType === "softwareUpgrade"
+					? "software"
+					: "module",
+		form: subtask.form,
+		moduleName: named,
+		downloadForm: subtask.downloadForm,
+		version: subtask.targetVersion,
+		packageId: offered.packageId,
+		fileName: offered.fileName,
+		sizeBytes: offered.sizeBytes,
+		sign: offered.sign,
+		customInfo: offered.customInfo,
+		offeredAt: current.offeredAt,
+		expiresAt: current.expiresAt,
+	};
+}
+
+function changeOf({
+	subtask,
+	current,
+	consequence,
+}: Tracked): SubtaskChange | undefined {
+	const base = {
+		taskId: subtask.taskId,
+		position: subtask.position,
+		revision: subtask.revision,
+		from: "Processing",
+	} as const;
+	if (!consequence) {
+		return current === subtask.exchange ||
+			sameExchange(current, subtask.exchange)
+			? undefined
+			: { ...base, to: "Processing", exchange: current };
+	}
+	if (consequence.kind === "succeeded") {
+		return {
+			...base,
+			to: "Success",
+			packageId: current.packageId,
+			progress: 100,
+			output: consequence.output,
+		};
+	}
+	return {
+		...base,
+		to: "Fail",
+		packageId: current.packageId,
+		progress: current.progress,
+		errorCode: consequence.failure.code,
+		errorMessage: consequence.failure.message,
+	};
+}
+
+function sameExchange(a: Exchange, b: Exchange): boolean {
+	return (
+		a.phase === b.phase &&
+		a.asked === b.asked &&
+		a.packageId === b.packageId &&
+		a.progress === b.progress &&
+		a.offeredAt?.getTime() === b.offeredAt?.getTime() &&
+		a.expiresAt?.getTime() === b.expiresAt?.getTime() &&
+		a.dueAt?.getTime() === b.dueAt?.getTime()
+	);
+}
+
+/**
+ * Stores the versions devices reported. A version that was not given leaves the
+ * stored one alone; modules that the product does not have are dropped.
+ *
+ * @param concluded the versions follow from finished upgrades, not from a report:
+ * then they do not show that the device speaks of modules.
+ */
+async function recordVersions(
+	trx: Db,
+	inputs: readonly Input[],
+	now: Date,
+	concluded = false,
+): Promise<void> {
+	const devices = new Map<
+		string,
+		{
+			device_id: string;
+			fw: string | null;
+			sw: string | null;
+			sdk: string | null;
+			speaks: number;
+		}
+	>();
+	const modules = new Map<
+		string,
+		{ device_id: string; name: string; version: string }
+	>();
+	const touched = (deviceId: string) => {
+		let device = devices.get(deviceId);
+		if (!device) {
+			device = {
+				device_id: deviceId,
+				fw: null,
+				sw: null,
+				sdk: null,
+				speaks: 0,
+			};
+			devices.set(deviceId, device);
+		}
+		return device;
+	};
+	for (const { deviceId, report } of inputs) {
+		if (report.kind === "progress" && report.moduleName !== undefined)
+			touched(deviceId).speaks = 1;
+		if (report.kind !== "versions") continue;
+		const device = touched(deviceId);
+		device.fw = report.firmware ?? device.fw;
+		device.sw = report.software ?? device.sw;
+		device.sdk = report.sdk ?? device.sdk;
+		if (report.modules && !concluded) device.speaks = 1;
+		for (const { name, version } of report.modules ?? [])
+			modules.set(`${deviceId}/${name}`, {
+				device_id: deviceId,
+				name,
+				version,
+			});
+	}
+	if (devices.size > 0) {
+		// Only rows that would change are written: devices repeat themselves at every connection.
+		await sql`
+			update devices set
+				fw_version = coalesce(v.fw, fw_version),
+				sw_version = coalesce(v.sw, sw_version),
+				device_sdk_version = coalesce(v.sdk, device_sdk_version),
+				speaks_modules = case when v.speaks = 1 then 1 else speaks_modules end
+			from ${rowsTable(trx, { device_id: "text", fw: "text", sw: "text", sdk: "text", speaks: "integer" }, [...devices.values()])} as v
+			where devices.device_id = v.device_id and (
+				(v.fw is not null and (fw_version is null or fw_version <> v.fw)) or
+				(v.sw is not null and (sw_version is null or sw_version <> v.sw)) or
+				(v.sdk is not null and (device_sdk_version is null or device_sdk_version <> v.sdk)) or
+				(v.speaks = 1 and speaks_modules = 0))`.execute(trx);
+	}
+	if (modules.size > 0) {
+		await sql`
+			insert into device_modules (device_id, module_name, module_version, reported_at)
+			select v.device_id, v.name, v.version, ${instant(now)}
+			from ${rowsTable(trx, { device_id: "text", name: "text", version: "text" }, [...modules.values()])} as v
+			join devices d on d.device_id = v.device_id
+			join ota_modules m on m.product_key = d.product_key and m.module_name = v.name
+			where true
+			on conflict (device_id, module_name) do update
+				set module_version = excluded.module_version, reported_at = excluded.reported_at`.execute(
+			trx,
+		);
+	}
+}
+
+async function loadPackages(db: Db, taskId: string): Promise<PackageFacts[]> {
+	const rows = await db
+		.selectFrom("upgrade_task_packages as tp")
+		.innerJoin("packages as p", "p.package_id", "tp.package_id")
+		.select([
+			"p.package_id",
+			"p.source_versions",
+			"p.object_key",
+			"p.size_bytes",
+			"p.sign",
+			"p.custom_info",
+		])
+		.where("tp.task_id", "=", taskId)
+		.orderBy("p.record_id")
+		.execute();
+	return rows.map((row) => ({
+		packageId: row.package_id,
+		sourceVersions:
+			row.source_versions === null
+				? []
+				: (JSON.parse(row.source_versions) as string[]),
+		fileName: fileNameOf(row.object_key),
+		sizeBytes: row.size_bytes,
+		sign: row.sign,
+		customInfo: row.custom_info ?? undefined,
+	}));
+}
