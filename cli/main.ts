@@ -1,0 +1,87 @@
+/**
+ * The `otaru` command: finds the subcommand, runs it, and turns whatever went wrong
+ * into a sentence, the next step, and an exit code that scripts can trust.
+ */
+import { readFileSync } from "node:fs";
+import { CommandError, exitCodes, reportError } from "./errors.ts";
+import { columns } from "./output.ts";
+
+export interface Command {
+	/** What it does, for the list of commands. */
+	summary: string;
+	help: string;
+	/** @returns the exit code. */
+	run: (args: string[]) => Promise<number>;
+}
+
+/** Loaded when asked for, so that `otaru --help` answers at once. */
+const commands: Readonly<
+	Record<string, { summary: string; load: () => Promise<Command> }>
+> = {
+	demo: {
+		summary: "a server and 200 devices, upgraded in front of you",
+		load: async () => (await import("./demo.ts")).demo,
+	},
+	simulate: {
+		summary:
+			"connect simulated devices to a server, with faults to choose from",
+		load: async () => (await import("./simulate.ts")).simulate,
+	},
+};
+
+const help = `otaru: over-the-air updates for devices made of several firmware modules
+
+Usage
+  otaru COMMAND [options]
+  otaru COMMAND --help
+
+Commands
+${columns(Object.entries(commands).map(([name, { summary }]) => [name, summary]))}
+
+The server itself starts with npm start.
+
+Exit codes
+${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), meaning]))}
+`;
+
+export async function main(args: string[]): Promise<number> {
+	const [name, ...rest] = args;
+	if (
+		name === undefined ||
+		name === "--help" ||
+		name === "-h" ||
+		name === "help"
+	) {
+		process.stdout.write(help);
+		return name === undefined ? exitCodes.usage.code : exitCodes.ok.code;
+	}
+	if (name === "--version" || name === "-v") {
+		process.stdout.write(`${version()}\n`);
+		return exitCodes.ok.code;
+	}
+	const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+	if (!command) {
+		throw new CommandError(
+			`There is no command "${name}".`,
+			"See otaru --help for the commands there are.",
+			exitCodes.usage,
+		);
+	}
+	const loaded = await command.load();
+	if (rest.includes("--help") || rest.includes("-h")) {
+		process.stdout.write(loaded.help);
+		return exitCodes.ok.code;
+	}
+	return loaded.run(rest);
+}
+
+function version(): string {
+	const file = new URL("../package.json", import.meta.url);
+	return JSON.parse(readFileSync(file, "utf8")).version;
+}
+
+try {
+	process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+	process.exitCode = reportError(error);
+}

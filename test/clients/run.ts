@@ -1,0 +1,371 @@
+/**
+ * Programs that others wrote, unmodified, against a real server: the vendor's cloud SDK
+ * drives the management API, and a device on the vendor's device SDK is upgraded.
+ *
+ * Prints a line per client and at the end "N passed, N failed". A client that could not
+ * run, because a registry or a tool was out of reach, counts as failed and says why.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
+import { Fleet } from "../../simulator/fleet.ts";
+import { Client } from "../../wire/client.ts";
+import { ServerProcess } from "../support/server-process.ts";
+import {
+	NotRun,
+	prepareFirmware,
+	prepareJava,
+	preparePython,
+} from "./toolchain.ts";
+
+const CLIENT_TIMEOUT_MS = 90_000;
+/** Statuses that a task keeps. */
+const ENDED = new Set(["Success", "Fail", "PartialSuccess", "Stopped"]);
+
+/** Of `credentials.json`, what the server writes at its first start. */
+interface Credentials {
+	endpoint: string;
+	mqtts_endpoint: string;
+	ca_file: string;
+	access_key: string;
+	secret_key: string;
+	project_id: string;
+	project_name: string;
+	app_id: string;
+}
+
+interface World {
+	credentials: Credentials;
+	api: Client;
+	/** For the files of the clients; emptied at the end. */
+	dir: string;
+}
+
+interface ForeignClient {
+	name: string;
+	/** @throws NotRun when it cannot start; any other error when something does not fit. */
+	run(world: World): Promise<void>;
+}
+
+const clients: ForeignClient[] = [
+	{
+		name: "cloud SDK for Python, SDK-HMAC-SHA256",
+		run: (world) => useCloudSdk(world, "plain"),
+	},
+	{
+		name: "cloud SDK for Python, V11-HMAC-SHA256",
+		run: (world) => useCloudSdk(world, "derived"),
+	},
+	{
+		name: "device SDK for Java, signed download address",
+		run: (world) => upgradeDevice(world, "presigned"),
+	},
+	{
+		name: "device SDK for Java, download token",
+		run: (world) => upgradeDevice(world, "token"),
+	},
+];
+
+/**
+ * The Python program makes everything through the SDK and reads it back; the device of
+ * its module task is ours, since no device SDK of the vendor knows modules.
+ */
+async function useCloudSdk(
+	{ credentials, dir }: World,
+	signature: "plain" | "derived",
+): Promise<void> {
+	const { python } = await preparePython();
+	const ca = await readFile(credentials.ca_file, "utf8");
+	const program = new Program(
+		python,
+		["-B", join(import.meta.dirname, "cloud_sdk.py")],
+		{
+			// The SDK leaves a file in the home directory.
+			HOME: dir,
+			NO_PROXY: "127.0.0.1",
+			OTARU_ENDPOINT: credentials.endpoint,
+			OTARU_ACCESS_KEY: credentials.access_key,
+			OTARU_SECRET_KEY: credentials.secret_key,
+			OTARU_PROJECT_ID: credentials.project_id,
+			OTARU_APP_ID: credentials.app_id,
+			OTARU_REGION: credentials.project_name,
+			OTARU_SIGNATURE: signature,
+		},
+	);
+	await using fleets = new AsyncDisposableStack();
+	program.onLine(/^device (\{.*\})$/, ([, described = ""]) => {
+		const device = JSON.parse(described);
+		const fleet = fleets.use(
+			new Fleet({
+				ca,
+				members: [
+					{
+						identity: { deviceId: device.device_id, secret: device.secret },
+						brokerUrl: credentials.mqtts_endpoint,
+						versions: {
+							firmware: "1.0.0",
+							software: "1.0.0",
+							modules: { [device.module_name]: device.module_version },
+						},
+					},
+				],
+			}),
+		);
+		fleet.start();
+	});
+	await program.succeeds();
+}
+
+/** A firmware upgrade from the first sign-in to Success, with a real image. */
+async function upgradeDevice(
+	{ credentials, api, dir }: World,
+	form: "presigned" | "token",
+): Promise<void> {
+	const [{ classPath }, { image }] = await Promise.all([
+		prepareJava(),
+		prepareFirmware(),
+	]);
+	const original = await readFile(image);
+	const sha256 = createHash("sha256").update(original).digest("hex");
+	const stored = join(dir, `${form}.bin`);
+
+	const appId = credentials.app_id;
+	const { product_id: productId } = await api.createProduct({
+		app_id: appId,
+		name: `Board-${form}`,
+		device_type: "Board",
+		protocol_type: "MQTT",
+		data_format: "json",
+		service_capabilities: [],
+	});
+	await api.updateProductOtaProfile(productId, { download_form: form });
+	const objectKey = `${form}/u-boot.bin`;
+	await api.putObject("boards", objectKey, original, { sha256 });
+	const { package_id: packageId } = await api.createPackage({
+		app_id: appId,
+		product_id: productId,
+		package_type: "firmwarePackage",
+		version: "2023.01",
+		file_location: {
+			obs_location: {
+				region_name: credentials.project_name,
+				bucket_name: "boards",
+				object_key: objectKey,
+			},
+		},
+	});
+	const { device_id: deviceId, auth_info: auth } = await api.createDevice({
+		app_id: appId,
+		product_id: productId,
+		node_id: "board",
+	});
+
+	await using board = new Program(
+		"java",
+		["-XX:+UseSerialGC", "--class-path", classPath, "UpgradingDevice"],
+		{
+			DEVICE_SERVER: credentials.mqtts_endpoint.replace(/^mqtts:/, "ssl:"),
+			DEVICE_ID: deviceId,
+			DEVICE_SECRET: auth?.secret ?? "",
+			DEVICE_CA_FILE: credentials.ca_file,
+			DEVICE_IMAGE: stored,
+			DEVICE_VERSION: "2022.10",
+		},
+	);
+	const installed = board.line(/^installed (\S+) (\S+) (\S+)$/);
+	// Once the task waits for the device, once the device waits for the task.
+	if (form === "token") await untilDevice(api, deviceId, "ONLINE", board);
+	const { task_id: taskId } = await api.createTask({
+		app_id: appId,
+		task_name: `board_${form}`,
+		task_type: "firmwareUpgrade",
+		targets: [deviceId],
+		document: { package_ids: [packageId] },
+	});
+
+	const [, version, reportedSha256, reportedForm] = await installed;
+	same("version that the device installed", version, "2023.01");
+	same("form of the notice", reportedForm, form);
+	same("SHA-256 that the device computed", reportedSha256, sha256);
+	same(
+		"SHA-256 of the image that the device stored",
+		createHash("sha256")
+			.update(await readFile(stored))
+			.digest("hex"),
+		sha256,
+	);
+	const task = await until("the task ends", board, async () => {
+		const task = await api.getTask(taskId);
+		return ENDED.has(task.batchtask.status) ? task : undefined;
+	});
+	same("status of the task", task.batchtask.status, "Success");
+	same("status of the subtask", task.task_details[0]?.status, "Success");
+	same("devices done", task.batchtask.task_progress.success, 1);
+	const device = await untilDevice(api, deviceId, "ONLINE", board);
+	same("firmware version", device.fw_version, "2023.01");
+	same("SDK version", device.device_sdk_version, "JAVA_v1.2.1");
+	board.endInput();
+	await board.succeeds();
+	await untilDevice(api, deviceId, "OFFLINE", board);
+}
+
+function untilDevice(
+	api: Client,
+	deviceId: string,
+	status: "ONLINE" | "OFFLINE",
+	program: Program,
+) {
+	return until(`the device is ${status}`, program, async () => {
+		const device = await api.getDevice(deviceId);
+		return device.status === status ? device : undefined;
+	});
+}
+
+/** Asks until there is an answer; gives up after 30 seconds, or when the program failed. */
+async function until<T>(
+	what: string,
+	program: Program,
+	ask: () => Promise<T | undefined>,
+): Promise<T> {
+	const deadlineMs = Date.now() + 30_000;
+	while (Date.now() < deadlineMs) {
+		const answer = await ask();
+		if (answer !== undefined) return answer;
+		program.mustNotHaveFailed();
+		await pause(50);
+	}
+	throw program.fault(`waited 30 s until ${what}`);
+}
+
+function same(what: string, actual: unknown, wanted: unknown): void {
+	if (actual !== wanted)
+		throw new Error(`${what}: wanted ${wanted}, got ${actual}`);
+}
+
+/** A client's process. It is ended when it takes too long, or with its scope. */
+class Program implements AsyncDisposable {
+	readonly #child: ChildProcess;
+	readonly #exit: Promise<number | null>;
+	readonly #listeners: ((line: string) => void)[] = [];
+	#said = "";
+	#status: number | null | undefined;
+
+	constructor(
+		command: string,
+		args: string[],
+		env: Record<string, string | undefined>,
+	) {
+		const child = spawn(command, args, {
+			env: { ...process.env, ...env },
+			stdio: ["pipe", "pipe", "pipe"],
+			timeout: CLIENT_TIMEOUT_MS,
+			killSignal: "SIGKILL",
+		});
+		this.#child = child;
+		child.stderr.setEncoding("utf8").on("data", (text: string) => {
+			this.#said += text;
+		});
+		createInterface({ input: child.stdout }).on("line", (line) => {
+			this.#said += `${line}\n`;
+			for (const listener of this.#listeners) listener(line);
+		});
+		this.#exit = once(child, "close").then(([status]) => {
+			this.#status = status;
+			return status;
+		});
+	}
+
+	onLine(pattern: RegExp, listener: (match: RegExpMatchArray) => void): void {
+		this.#listeners.push((line) => {
+			const match = line.match(pattern);
+			if (match) listener(match);
+		});
+	}
+
+	/** The first line of this form; rejects when the program ends without it. */
+	line(pattern: RegExp): Promise<RegExpMatchArray> {
+		const found = new Promise<RegExpMatchArray>((resolve) => {
+			this.onLine(pattern, resolve);
+		});
+		const ended = this.#exit.then((status) => {
+			throw this.fault(`ended with ${status} and never said ${pattern}`);
+		});
+		const line = Promise.race([found, ended]);
+		// Whoever asked may have failed at something else by then.
+		line.catch(() => undefined);
+		return line;
+	}
+
+	endInput(): void {
+		this.#child.stdin?.end();
+	}
+
+	/** Resolves when it has ended with 0. */
+	async succeeds(): Promise<void> {
+		await this.#exit;
+		this.mustNotHaveFailed();
+	}
+
+	mustNotHaveFailed(): void {
+		if (this.#status !== undefined && this.#status !== 0)
+			throw this.fault(`ended with ${this.#status ?? "no status, killed"}`);
+	}
+
+	fault(what: string): Error {
+		const end = this.#said.trimEnd().split("\n").slice(-25);
+		return new Error([what, ...end].join("\n    "));
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		this.#child.kill("SIGKILL");
+		await this.#exit;
+	}
+}
+
+async function main(): Promise<number> {
+	// Fetched while the server starts; each client looks at the outcome for itself.
+	void Promise.allSettled([preparePython(), prepareJava(), prepareFirmware()]);
+
+	const dir = await mkdtemp(join(tmpdir(), "otaru-clients-"));
+	await using cleanup = new AsyncDisposableStack();
+	cleanup.defer(() => rm(dir, { recursive: true, force: true }));
+	const server = cleanup.use(await ServerProcess.start({ dataDir: dir }));
+	const credentials: Credentials = JSON.parse(
+		await readFile(join(dir, "credentials.json"), "utf8"),
+	);
+	const api = new Client({
+		endpoint: credentials.endpoint,
+		projectId: credentials.project_id,
+		credentials: {
+			accessKey: credentials.access_key,
+			secretKey: credentials.secret_key,
+		},
+	});
+
+	let passed = 0;
+	for (const client of clients) {
+		const startedAtMs = performance.now();
+		const outcome = await client.run({ credentials, api, dir }).then(
+			() => "passed",
+			(error: Error) =>
+				error instanceof NotRun
+					? `did not run: ${error.message}`
+					: `failed: ${error.message}`,
+		);
+		const seconds = ((performance.now() - startedAtMs) / 1000).toFixed(1);
+		console.log(`${client.name}: ${outcome} (${seconds} s)`);
+		if (outcome === "passed") passed++;
+	}
+	const failed = clients.length - passed;
+	if (failed > 0 && server.stderr)
+		console.log(`The server said:\n${server.stderr.slice(-4000)}`);
+	console.log(`${passed} passed, ${failed} failed`);
+	return failed === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
