@@ -399,7 +399,8 @@ async function connectDevices(
 	});
 	fleet.start();
 	const deadlineMs = Date.now() + 30_000 + count * 20;
-	while (fleet.counts.connected < count) {
+	// An upgrade of modules goes to devices that have said that they know of modules.
+	while (fleet.counts.connected < count || fleet.counts.introductions < count) {
 		if (Date.now() > deadlineMs) {
 			await fleet[Symbol.asyncDispose]();
 			throw new CommandError(

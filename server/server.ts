@@ -154,7 +154,7 @@ export async function startServer(
 		mqtts: mqtt.tlsPort ?? config.devices.mqtts.port,
 		mqtt: mqtt.port,
 	};
-	rollout.start();
+	await rollout.start();
 	ready = true;
 	void removeOrphans(db, artifacts, now());
 

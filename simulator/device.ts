@@ -64,6 +64,8 @@ export interface DeviceOptions extends Surroundings {
 export type DeviceEvent =
 	| { kind: "connected" }
 	| { kind: "disconnected" }
+	/** The server has acknowledged what this device told about its versions. */
+	| { kind: "introduced" }
 	/** CONNACK with this code; the device tries again. */
 	| { kind: "refused"; code: number }
 	/** The address, the name or the certificate was no good; the device tries again. */
@@ -81,7 +83,8 @@ interface Outgoing {
 	/** A newer message of the same key replaces one that could not be sent yet. */
 	key: string;
 	payload: string;
-	event: DeviceEvent | undefined;
+	/** Once it is acknowledged. */
+	event: DeviceEvent;
 }
 
 interface Upgrade {
@@ -171,9 +174,9 @@ export class SimulatedDevice implements AsyncDisposable {
 			this.#attempts = 0;
 			this.#connected = true;
 			this.#emit({ kind: "connected" });
+			for (const message of [...this.#outbox]) this.#send(message);
 			if (this.#options.speaksModules && !this.#options.behaviour.mute)
 				this.#reportVersions();
-			for (const message of [...this.#outbox]) this.#send(message);
 		});
 		client.on("message", (_topic, payload) => this.#receive(payload));
 		client.on("error", (error) => {
@@ -236,7 +239,7 @@ export class SimulatedDevice implements AsyncDisposable {
 				([module_name, module_version]) => ({ module_name, module_version }),
 			);
 		}
-		this.#say("version", "version_report", paras, undefined);
+		this.#say("version", "version_report", paras, { kind: "introduced" });
 	}
 
 	#reportProgress(
@@ -266,7 +269,7 @@ export class SimulatedDevice implements AsyncDisposable {
 		key: string,
 		eventType: string,
 		paras: VersionReportParas | ProgressReportParas,
-		event: DeviceEvent | undefined,
+		event: DeviceEvent,
 	): void {
 		const said: DeviceEvents = {
 			object_device_id: this.deviceId,
@@ -298,7 +301,7 @@ export class SimulatedDevice implements AsyncDisposable {
 			(error) => {
 				if (error || !this.#outbox.includes(message)) return;
 				this.#outbox = this.#outbox.filter((other) => other !== message);
-				if (message.event) this.#emit(message.event);
+				this.#emit(message.event);
 			},
 		);
 	}

@@ -42,6 +42,8 @@ export interface FleetOptions {
 export interface FleetCounts {
 	devices: number;
 	connected: number;
+	/** Version reports that the server acknowledged. */
+	introductions: number;
 	/** Connections that ended without the device having meant to. */
 	disconnects: number;
 	/** CONNACKs with a code other than 0. */
@@ -110,6 +112,7 @@ export class Fleet implements AsyncDisposable {
 		this.counts = {
 			devices: members.length,
 			connected: 0,
+			introductions: 0,
 			disconnects: 0,
 			refused: 0,
 			unreachable: 0,
@@ -157,6 +160,9 @@ export class Fleet implements AsyncDisposable {
 			case "disconnected":
 				counts.connected--;
 				counts.disconnects++;
+				break;
+			case "introduced":
+				counts.introductions++;
 				break;
 			case "refused":
 				counts.refused++;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { ScriptedDevice, until } from "./support/device.ts";
 import { forEachEngine } from "./support/engines.ts";
 import { makeDevice, makeProduct, refused, succeeded } from "./support/seed.ts";
 import { startServer } from "./support/server.ts";
@@ -233,6 +234,64 @@ forEachEngine((engine) => {
 		assert.equal(await status(), "INACTIVE");
 		await refused(api.freezeDevice(child.device_id), 403, "IOTDA.014038");
 		await refused(api.unfreezeDevice(child.device_id), 403, "IOTDA.014040");
+	});
+
+	test("a device is online while it is connected, and freezing, deleting or a forced reset ends that", async () => {
+		await using server = await startServer(engine);
+		const { api } = server;
+		const product = await makeProduct(api);
+		const device = await makeDevice(api, product);
+		const id = device.device_id;
+		const show = () => api.getDevice(id);
+		const becomes = (status: string) =>
+			until(show, (shown) => shown.status === status);
+		const connect = async (secret?: string) => {
+			const { auth_info } = device;
+			const connection = await ScriptedDevice.connect(server, {
+				...device,
+				auth_info: secret === undefined ? auth_info : { ...auth_info, secret },
+			});
+			await becomes("ONLINE");
+			return connection;
+		};
+		const ended = (connection: ScriptedDevice) =>
+			until(
+				async () => connection.client.connected,
+				(connected) => !connected,
+			);
+
+		await using first = await connect();
+		const online = await show();
+		assert.match(
+			online.active_time ?? "",
+			/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/,
+		);
+		assert.ok(online.connection_status_update_time);
+		assert.equal((await api.listDevices()).devices[0]?.status, "ONLINE");
+
+		await api.freezeDevice(id);
+		await ended(first);
+		await becomes("FROZEN");
+		await assert.rejects(ScriptedDevice.connect(server, device));
+		await api.unfreezeDevice(id);
+		const offline = await becomes("OFFLINE");
+		assert.equal(offline.active_time, online.active_time);
+
+		await using second = await connect();
+		const kept = await api.resetDeviceSecret(id);
+		assert.equal((await show()).status, "ONLINE");
+		assert.equal(second.client.connected, true);
+		const { secret } = await api.resetDeviceSecret(id, {
+			force_disconnect: true,
+		});
+		await ended(second);
+		for (const old of [device.auth_info.secret, kept.secret])
+			await assert.rejects(connect(old), "an old secret signs nobody in");
+
+		await using third = await connect(secret);
+		await api.deleteDevice(id);
+		await ended(third);
+		await assert.rejects(connect(secret));
 	});
 
 	test("sub-devices go two levels deep, in the space of their gateway", async () => {

@@ -58,6 +58,10 @@ forEachEngine((engine) => {
 		});
 		const product = await makeProduct(api);
 		await makeModule(api, product, "MCU");
+		// Also for the devices that first connect after the task was created.
+		await api.updateProductOtaProfile(product.product_id, {
+			module_form: "native",
+		});
 		const { package_id } = await makePackage(api, product, {
 			package_type: "modulePackage",
 			module_name: "MCU",
@@ -84,8 +88,8 @@ forEachEngine((engine) => {
 				})),
 				ca: readFileSync(credentials.ca_file, "utf8"),
 				faults: [
-					"slow:6=0.3",
-					"slow:3=0.2",
+					"slow:8=0.3",
+					"slow:4=0.2",
 					"drop=0.1",
 					"reboot:3=0.2",
 					"offline:6=0.1",

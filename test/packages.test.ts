@@ -385,6 +385,41 @@ forEachEngine((engine) => {
 		await api.deletePackage(used.package_id);
 	});
 
+	test("a package deleted while a task is made of it: one of the two gives way", async () => {
+		await using server = await startServer(engine);
+		const { api } = server;
+		const product = await makeProduct(api);
+		const device = await makeDevice(api, product);
+		const file_location = await upload(api);
+		for (let round = 0; round < 10; round++) {
+			const { package_id } = await makePackage(api, product, {
+				version: `v${round}`,
+				file_location,
+			});
+			const [made, removed] = await Promise.allSettled([
+				api.createTask({
+					app_id: product.app_id,
+					task_name: "rollout",
+					task_type: "firmwareUpgrade",
+					targets: [device.device_id],
+					document: { package_ids: [package_id] },
+				}),
+				api.deletePackage(package_id),
+			]);
+			assert.notEqual(made.status, removed.status);
+			if (made.status === "rejected")
+				await refused(Promise.reject(made.reason), 400, "IOTDA.014960");
+			else {
+				await refused(
+					Promise.reject((removed as PromiseRejectedResult).reason),
+					403,
+					"IOTDA.014964",
+				);
+				await api.stopTask(made.value.task_id);
+			}
+		}
+	});
+
 	test("a file deleted or replaced while a package is made of it: one of the two gives way", async () => {
 		await using server = await startServer(engine);
 		const { api } = server;

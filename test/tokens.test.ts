@@ -470,7 +470,7 @@ test("a hundred attempts at once are no way around the limit", async () => {
 	assert.equal(answers.filter(({ status }) => status === 401).length, 5);
 });
 
-test("a token ends with its user", async () => {
+test("a token opens no more than its user may do at that moment", async () => {
 	await using server = await startServer(sqlite);
 	const { db } = server.server;
 	const [admin] = await db.selectFrom("users").selectAll().execute();

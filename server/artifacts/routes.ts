@@ -30,8 +30,6 @@ import {
 
 const OBJECTS = "/otaru/v1/projects/:project_id/objects/:bucket_name";
 const OBJECT = `${OBJECTS}/*`;
-/** An upload that brings nothing for so long is cut off. */
-const UPLOAD_STALL_MS = 60_000;
 
 export function objectRoutes(
 	http: Http,
@@ -57,7 +55,6 @@ export function objectRoutes(
 		async (request, reply) => {
 			const { bucket_name: bucketName, "*": objectKey } = request.params;
 			const { raw } = request;
-			raw.setTimeout(UPLOAD_STALL_MS);
 			try {
 				const { object, created } = await putObject(
 					db,
@@ -89,7 +86,6 @@ export function objectRoutes(
 	http.get(
 		OBJECT,
 		{
-			exposeHeadRoute: false,
 			config: { action: "otaru:objects:get", level: "Read" },
 			schema: { params: objectParams },
 		},
@@ -227,7 +223,6 @@ function describe(object: StoredObject): Record<string, string> {
 		"Accept-Ranges": "bytes",
 		// Whatever a maker uploads, a browser is not to show it under our address.
 		"Content-Disposition": "attachment",
-		"X-Content-Type-Options": "nosniff",
 	};
 }
 

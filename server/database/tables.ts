@@ -179,7 +179,7 @@ export interface PackageRow {
 	version: Fixed<string>;
 	/** JSON list as given, or null when none was given. */
 	source_versions: Fixed<string | null>;
-	/** The list sorted and joined, so that a unique index can compare sets. */
+	/** Digest of the list as a set, so that a unique index can compare sets; empty for none. */
 	source_version_set: Fixed<string>;
 	description: string | null;
 	custom_info: string | null;
@@ -312,8 +312,10 @@ export interface UpgradeTaskRow {
 	started_position: number;
 	/** When the rollout must look at this task again; null: never. */
 	due_at: InstantText | null;
-	/** Until when another process leaves this task alone. */
+	/** Until when other processes leave this task alone. */
 	leased_until: InstantText | null;
+	/** The node that moves it on. */
+	leased_by: string | null;
 	created_at: Fixed<InstantText>;
 	finished_at: InstantText | null;
 	/** Gone for every caller; its rows are being removed. */

@@ -85,7 +85,7 @@ export class DeviceLink implements DeviceEars {
 	connected(connection: DeviceConnection): void {
 		const { deviceId } = connection;
 		this.#connections.set(deviceId, connection);
-		this.#parts.presence.online(deviceId, connection.connectionId);
+		void this.#parts.presence.online(deviceId, connection.connectionId);
 		this.#parts.events.happened(
 			"device_connected",
 			{},
@@ -113,7 +113,7 @@ export class DeviceLink implements DeviceEars {
 		if (this.#connections.get(deviceId) === connection)
 			this.#connections.delete(deviceId);
 		this.#settled.delete(connection);
-		this.#parts.presence.offline(deviceId, connectionId);
+		void this.#parts.presence.offline(deviceId, connectionId);
 		this.#parts.events.happened(
 			"device_disconnected",
 			{},

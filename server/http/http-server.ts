@@ -122,7 +122,8 @@ export async function createHttpServer(
 		if (config.http.tls)
 			reply.header("strict-transport-security", "max-age=31536000");
 		reply.header("x-request-id", request.id);
-		if (request.is404) throw new ApiError(errors.noSuchApi);
+		if (request.is404 || hasEmptyName(request.params))
+			throw new ApiError(errors.noSuchApi);
 		const route = request.routeOptions.config;
 		const bytes = route.open
 			? await readBody(request.raw, reply.raw, config.http.bodyLimitBytes)
@@ -188,6 +189,13 @@ export async function createHttpServer(
 			await http.close();
 		},
 	};
+}
+
+/** The router takes `/apps/` for an app without an id; it is no API. */
+function hasEmptyName(params: unknown): boolean {
+	for (const [name, value] of Object.entries(params ?? {}))
+		if (value === "" && name !== "*") return true;
+	return false;
 }
 
 /** For whoever embeds, sniffs or caches: there is nothing here for a browser to run. */

@@ -22,15 +22,3 @@ export function sourceVersionsText(versions: readonly string[]): string | null {
 export function readSourceVersions(stored: string | null): string[] {
 	return stored === null ? [] : (JSON.parse(stored) as string[]);
 }
-
-/** Whether a device on `current` may take the package. */
-export function canUpgradeFrom(
-	stored: string | null,
-	current: string | undefined,
-): boolean {
-	const versions = readSourceVersions(stored);
-	return (
-		versions.length === 0 ||
-		(current !== undefined && versions.includes(current))
-	);
-}

@@ -32,13 +32,20 @@ export type Product = Selectable<ProductRow> & { app_name: string };
 
 const PRODUCTS_PER_PROJECT = 1000;
 
-/** Tasks that may still send something to a device, or wait to. */
-export const UNFINISHED: readonly TaskStatus[] = [
-	"Initializing",
-	"Waitting",
-	"Processing",
-	"Stopping",
-];
+const isUnfinished: Readonly<Record<TaskStatus, boolean>> = {
+	Initializing: true,
+	Waitting: true,
+	Processing: true,
+	Stopping: true,
+	Success: false,
+	Fail: false,
+	PartialSuccess: false,
+	Stopped: false,
+};
+/** Of tasks that still send something to devices, or wait to. */
+export const UNFINISHED = Object.entries(isUnfinished)
+	.filter(([, unfinished]) => unfinished)
+	.map(([status]) => status as TaskStatus);
 
 /** What a caller may say about a product; null clears. */
 export interface ProductTexts {
@@ -348,8 +355,8 @@ export async function deleteProduct(
 	name: ProductName,
 ): Promise<void> {
 	await inTransaction(db, async (trx) => {
-		// Whoever adds a device, a module, a package or a task to the product holds its
-		// row for share, so that nothing of the kind appears after these questions.
+		// Whoever adds a device, a module or a package to the product holds its row for
+		// share, so that nothing of the kind appears after these questions.
 		const product = await holdForUpdate(
 			trx,
 			await getProduct(trx, scope, name),
@@ -361,6 +368,15 @@ export async function deleteProduct(
 			.limit(1)
 			.executeTakeFirst();
 		if (device) throw new ApiError(errors.productHasDevices);
+		// Whoever makes a task holds its packages for share: wait for him, then look.
+		await lockForUpdate(
+			trx,
+			trx
+				.selectFrom("packages")
+				.select("package_id")
+				.where("product_key", "=", product.product_key)
+				.orderBy("package_id"),
+		).execute();
 		const task = await trx
 			.selectFrom("upgrade_tasks")
 			.select("task_id")

@@ -7,7 +7,7 @@ import { sql } from "kysely";
 import type { ArtifactStore } from "../artifacts/artifact-store.ts";
 import { verifyObject } from "../artifacts/objects.ts";
 import type { UpgradeTimes } from "../config.ts";
-import { claimDueTasks, leaseEnd } from "../database/claims.ts";
+import { claimDueTasks, leaseEnd, releaseClaims } from "../database/claims.ts";
 import {
 	type Clock,
 	type Db,
@@ -78,7 +78,8 @@ export class Rollout implements AsyncDisposable {
 		parts.signal.onSignal((payload) => this.#onSignal(payload));
 	}
 
-	start(): void {
+	async start(): Promise<void> {
+		await releaseClaims(this.#parts.db, this.#parts.nodeId);
 		this.#loop = this.#run();
 	}
 
@@ -109,7 +110,7 @@ export class Rollout implements AsyncDisposable {
 		const { db, now, exchanges, nodeId } = this.#parts;
 		const room = TASKS_AT_ONCE - this.#advancing.size;
 		const claimed =
-			room > 0 ? await claimDueTasks(db, now(), room, LEASE_MS) : [];
+			room > 0 ? await claimDueTasks(db, nodeId, now(), room, LEASE_MS) : [];
 		for (const taskId of claimed) this.#advance(taskId);
 		const due = await findDueDevices(db, nodeId, now(), DUE_AT_ONCE);
 		if (due.length > 0) await exchanges.settleDue(due);
@@ -186,7 +187,7 @@ export class Rollout implements AsyncDisposable {
 		const { db } = this.#parts;
 		await db
 			.updateTable("upgrade_tasks")
-			.set({ due_at: null, leased_until: null })
+			.set({ due_at: null, leased_until: null, leased_by: null })
 			.where("task_id", "=", taskId)
 			.where("status", "not in", ["Stopping", "Initializing"])
 			.where("deleted_at", "is", null)

@@ -112,6 +112,7 @@ export async function createTask(
 			started_position: 0,
 			due_at: instant(now),
 			leased_until: null,
+			leased_by: null,
 			created_at: instant(now),
 			finished_at: null,
 			deleted_at: null,

@@ -361,11 +361,16 @@ async function main(): Promise<number> {
 		console.log(`${client.name}: ${outcome} (${seconds} s)`);
 		if (outcome === "passed") passed++;
 	}
-	const failed = clients.length - passed;
-	if (failed > 0 && server.stderr)
+	if (passed < clients.length && server.stderr)
 		console.log(`The server said:\n${server.stderr.slice(-4000)}`);
-	console.log(`${passed} passed, ${failed} failed`);
-	return failed === 0 ? 0 : 1;
+	return passed;
 }
 
-process.exitCode = await main();
+const passed = await main().catch((error: Error) => {
+	console.log(`No client ran: ${error.message}`);
+	return 0;
+});
+const failed = clients.length - passed;
+console.log(`${passed} passed, ${failed} failed`);
+// Fetching what nobody waits for any more must not keep the process.
+process.exit(failed === 0 ? 0 : 1);

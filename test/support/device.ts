@@ -24,7 +24,7 @@ export class ScriptedDevice implements AsyncDisposable {
 		server: TestServer,
 		device: Device,
 	): Promise<ScriptedDevice> {
-		const { deviceId, options } = signIn(server, device);
+		const { deviceId, options } = signIn(device);
 		const client = await connectAsync(
 			server.credentials.mqtt_endpoint,
 			options,
@@ -134,11 +134,7 @@ export class ScriptedDevice implements AsyncDisposable {
 }
 
 /** How a device with a secret signs in: the password is an HMAC of its secret under the hour. */
-export function signIn(
-	server: TestServer,
-	device: Device,
-	timestamp = hourText(new Date()),
-) {
+export function signIn(device: Device, timestamp = hourText(new Date())) {
 	const deviceId = device.device_id;
 	const secret = device.auth_info?.secret;
 	assert.ok(deviceId && secret);

@@ -309,6 +309,7 @@ export const first: Migration = {
 			.addColumn("started_position", "integer", (c) => c.notNull())
 			.addColumn("due_at", id)
 			.addColumn("leased_until", id)
+			.addColumn("leased_by", id)
 			.addColumn("created_at", id, (c) => c.notNull())
 			.addColumn("finished_at", id)
 			.addColumn("deleted_at", id)
