@@ -5,15 +5,12 @@
  * transaction, a handful of statements, whatever the number of devices. Whoever
  * handed something in is answered when it is on disk, and only then are notices sent.
  */
-import { sql } from "kysely";
 import type { UpgradeTimes } from "../config.ts";
+import { type Clock, type Db, inTransaction } from "../database/database.ts";
 import {
-	type Clock,
-	type Db,
-	inTransaction,
-	rowsTable,
-} from "../database/database.ts";
-import { instant } from "../database/tables.ts";
+	recordVersions,
+	type VersionsOfDevice,
+} from "../devices/device-versions.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
 import {
@@ -202,7 +199,11 @@ export class Exchanges {
 
 	async #decide(trx: Db, inputs: readonly Input[]): Promise<Notice[]> {
 		const now = this.#now();
-		await recordVersions(trx, inputs, now);
+		const dropped = await recordVersions(
+			trx,
+			inputs.flatMap(reportedVersions),
+			now,
+		);
 		const running = new Map<string, Tracked>();
 		for (const subtask of await findRunning(trx, [
 			...new Set(inputs.map((input) => input.deviceId)),
@@ -271,20 +272,19 @@ export class Exchanges {
 		}
 		await writeChanges(trx, changes, now);
 		// The report that ended the upgrade named the version that runs now.
-		await recordVersions(
-			trx,
-			proven.map((subtask) => ({
-				deviceId: subtask.deviceId,
-				report: versionsOf(subtask),
-			})),
-			now,
-			true,
-		);
-		this.#count(changes);
+		await recordVersions(trx, proven.map(provenVersion), now);
+		this.#count(changes, dropped);
 		return notices;
 	}
 
-	#count(changes: readonly SubtaskChange[]): void {
+	#count(changes: readonly SubtaskChange[], droppedVersions: number): void {
+		if (droppedVersions > 0) {
+			this.#events.happened(
+				"unknown_module_reported",
+				{},
+				{ modules: droppedVersions },
+			);
+		}
 		for (const change of changes) {
 			if (change.to === "Success")
 				this.#events.happened(
@@ -390,19 +390,45 @@ function currentVersion(subtask: RunningSubtask): string | undefined {
 	}
 }
 
-function versionsOf(subtask: RunningSubtask): DeviceReport {
-	switch (subtask.taskType) {
+/** What a report says about versions. Whoever names a module in it speaks of modules. */
+function reportedVersions({ deviceId, report }: Input): VersionsOfDevice[] {
+	switch (report.kind) {
+		case "versions":
+			return [
+				{ deviceId, ...report, speaksModules: report.modules !== undefined },
+			];
+		case "progress":
+			return report.moduleName === undefined
+				? []
+				: [{ deviceId, speaksModules: true }];
+		case "connected":
+		case "present":
+		case "due":
+			return [];
+		default:
+			return report satisfies never;
+	}
+}
+
+/** The report that ended an upgrade proved this version. */
+function provenVersion({
+	deviceId,
+	taskType,
+	moduleName,
+	targetVersion,
+}: RunningSubtask): VersionsOfDevice {
+	switch (taskType) {
 		case "firmwareUpgrade":
-			return { kind: "versions", firmware: subtask.targetVersion };
+			return { deviceId, firmware: targetVersion };
 		case "softwareUpgrade":
-			return { kind: "versions", software: subtask.targetVersion };
+			return { deviceId, software: targetVersion };
 		case "moduleUpgrade":
 			return {
-				kind: "versions",
-				modules: [{ name: subtask.moduleName, version: subtask.targetVersion }],
+				deviceId,
+				modules: [{ name: moduleName, version: targetVersion }],
 			};
 		default:
-			return subtask.taskType satisfies never;
+			return taskType satisfies never;
 	}
 }
 
@@ -504,93 +530,6 @@ function sameExchange(a: Exchange, b: Exchange): boolean {
 		a.expiresAt?.getTime() === b.expiresAt?.getTime() &&
 		a.dueAt?.getTime() === b.dueAt?.getTime()
 	);
-}
-
-/**
- * Stores the versions devices reported. A version that was not given leaves the
- * stored one alone; modules that the product does not have are dropped.
- *
- * @param concluded the versions follow from finished upgrades, not from a report:
- * then they do not show that the device speaks of modules.
- */
-async function recordVersions(
-	trx: Db,
-	inputs: readonly Input[],
-	now: Date,
-	concluded = false,
-): Promise<void> {
-	const devices = new Map<
-		string,
-		{
-			device_id: string;
-			fw: string | null;
-			sw: string | null;
-			sdk: string | null;
-			speaks: number;
-		}
-	>();
-	const modules = new Map<
-		string,
-		{ device_id: string; name: string; version: string }
-	>();
-	const touched = (deviceId: string) => {
-		let device = devices.get(deviceId);
-		if (!device) {
-			device = {
-				device_id: deviceId,
-				fw: null,
-				sw: null,
-				sdk: null,
-				speaks: 0,
-			};
-			devices.set(deviceId, device);
-		}
-		return device;
-	};
-	for (const { deviceId, report } of inputs) {
-		if (report.kind === "progress" && report.moduleName !== undefined)
-			touched(deviceId).speaks = 1;
-		if (report.kind !== "versions") continue;
-		const device = touched(deviceId);
-		device.fw = report.firmware ?? device.fw;
-		device.sw = report.software ?? device.sw;
-		device.sdk = report.sdk ?? device.sdk;
-		if (report.modules && !concluded) device.speaks = 1;
-		for (const { name, version } of report.modules ?? [])
-			modules.set(`${deviceId}/${name}`, {
-				device_id: deviceId,
-				name,
-				version,
-			});
-	}
-	if (devices.size > 0) {
-		// Only rows that would change are written: devices repeat themselves at every connection.
-		await sql`
-			update devices set
-				fw_version = coalesce(v.fw, fw_version),
-				sw_version = coalesce(v.sw, sw_version),
-				device_sdk_version = coalesce(v.sdk, device_sdk_version),
-				speaks_modules = case when v.speaks = 1 then 1 else speaks_modules end
-			from ${rowsTable(trx, { device_id: "text", fw: "text", sw: "text", sdk: "text", speaks: "integer" }, [...devices.values()])} as v
-			where devices.device_id = v.device_id and (
-				(v.fw is not null and (fw_version is null or fw_version <> v.fw)) or
-				(v.sw is not null and (sw_version is null or sw_version <> v.sw)) or
-				(v.sdk is not null and (device_sdk_version is null or device_sdk_version <> v.sdk)) or
-				(v.speaks = 1 and speaks_modules = 0))`.execute(trx);
-	}
-	if (modules.size > 0) {
-		await sql`
-			insert into device_modules (device_id, module_name, module_version, reported_at)
-			select v.device_id, v.name, v.version, ${instant(now)}
-			from ${rowsTable(trx, { device_id: "text", name: "text", version: "text" }, [...modules.values()])} as v
-			join devices d on d.device_id = v.device_id
-			join ota_modules m on m.product_key = d.product_key and m.module_name = v.name
-			where true
-			on conflict (device_id, module_name) do update
-				set module_version = excluded.module_version, reported_at = excluded.reported_at`.execute(
-			trx,
-		);
-	}
 }
 
 async function loadPackages(db: Db, taskId: string): Promise<PackageFacts[]> {
