@@ -64,16 +64,13 @@ type Values = { [K in keyof typeof sessionOptions]?: string | undefined };
 
 /** @throws CommandError when it stays unknown where the server is or who is calling. */
 export function openSession(values: Values): Session {
-	const file = findCredentials(values.data);
-	const stored = file ? readCredentials(file) : undefined;
+	const file = credentialsFile(values.data);
+	const stored = existsSync(file) ? readCredentials(file) : undefined;
 	const need = (name: keyof Values, fallback: string | undefined): string => {
 		const value = values[name] ?? fallback;
 		if (value !== undefined) return value;
-		const places = values.data
-			? join(resolve(values.data), "credentials.json")
-			: candidates().join(" and ");
 		throw new CommandError(
-			`It is not known which server to talk to: there is no ${places}, and --${name} is not given.`,
+			`It is not known which server to talk to: there is no ${file}, and --${name} is not given.`,
 			"Start a server with npm start, name its directory with --data, or give --endpoint, --access-key, --secret-key and --project-id.",
 			exitCodes.usage,
 		);
@@ -100,20 +97,9 @@ export function openSession(values: Values): Session {
 	};
 }
 
-function candidates(): string[] {
-	const here = process.env.OTARU_DATA?.trim() || "data";
-	const ofThisCopy = join(import.meta.dirname, "..", "data");
-	return [...new Set([resolve(here), ofThisCopy])].map((directory) =>
-		join(directory, "credentials.json"),
-	);
-}
-
-function findCredentials(directory: string | undefined): string | undefined {
-	const files =
-		directory === undefined
-			? candidates()
-			: [join(resolve(directory), "credentials.json")];
-	return files.find((file) => existsSync(file));
+function credentialsFile(directory: string | undefined): string {
+	const data = directory ?? (process.env.OTARU_DATA?.trim() || "data");
+	return join(resolve(data), "credentials.json");
 }
 
 function readCredentials(file: string): CredentialsFile {

@@ -341,6 +341,43 @@ forEachEngine((engine) => {
 		await api.deleteDevice("top");
 	});
 
+	test("a gateway takes 50,000 sub-devices and no more, however many come at once", async () => {
+		await using server = await startServer(engine);
+		const { api } = server;
+		const { db } = server.server;
+		const product = await makeProduct(api);
+		const gateway = await makeDevice(api, product);
+		const below = () =>
+			makeDevice(api, product, { gateway_id: gateway.device_id });
+		const first = await below();
+		const row = await db
+			.selectFrom("devices")
+			.selectAll()
+			.where("device_id", "=", first.device_id)
+			.executeTakeFirstOrThrow();
+		const wanted = 50_000 - 3;
+		for (let made = 1; made < wanted; made += 1000)
+			await db
+				.insertInto("devices")
+				.values(
+					Array.from({ length: Math.min(1000, wanted - made) }, (_, index) => ({
+						...row,
+						device_id: `child-${made + index}`,
+						record_id: (made + index).toString(16).padStart(24, "0"),
+					})),
+				)
+				.execute();
+		assert.equal(
+			await succeeded(Array.from({ length: 10 }, below), 403, "IOTDA.014900"),
+			3,
+		);
+		await refused(below(), 403, "IOTDA.014900", "50000 sub-devices");
+		assert.equal(
+			(await api.listDevices({ gateway_id: gateway.device_id })).page.count,
+			50_000,
+		);
+	});
+
 	test("a gateway deleted while a sub-device is registered below it leaves no orphan", async () => {
 		await using server = await startServer(engine);
 		const { api } = server;

@@ -88,13 +88,13 @@ forEachEngine((engine) => {
 				})),
 				ca: readFileSync(credentials.ca_file, "utf8"),
 				faults: [
-					"slow:8=0.3",
-					"slow:4=0.2",
+					"slow:12=0.3",
+					"slow:6=0.2",
 					"drop=0.1",
 					"reboot:3=0.2",
-					"offline:6=0.1",
-					"offline:14=0.1",
-					"offline:24=0.1",
+					"offline:4=0.1",
+					"offline:10=0.1",
+					"offline:18=0.1",
 				].map(parseFault),
 				seed,
 				backoffMs: { min: 100, max: 1000 },
@@ -113,7 +113,7 @@ forEachEngine((engine) => {
 		const killedAt: string[] = [];
 		for (let kill = 1; kill <= KILLS; kill++) {
 			// The first moments find the task still being laid out.
-			await pause(random() * (kill <= 3 ? 40 : 1500));
+			await pause(random() * (kill <= 3 ? 40 : 1000));
 			await server.kill();
 			killedAt.push(`${fleet.counts.downloads}/${fleet.counts.installs}`);
 			await pause(random() * 300);

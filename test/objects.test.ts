@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import {
 	appendFile,
+	mkdir,
 	mkdtemp,
 	readdir,
 	rm,
@@ -196,6 +197,13 @@ forEachEngine((engine) => {
 	test("what cannot be a key or a bucket is refused with the field and the rule", async () => {
 		await using server = await startServer(engine);
 		const objects = `/otaru/v1/projects/${server.credentials.project_id}/objects`;
+		// With a token: a signing client tidies up its paths before it signs.
+		const { token } = await server.api.signIn({
+			domainName: server.credentials.domain_name,
+			userName: server.credentials.user_name,
+			password: server.credentials.password,
+		});
+		const headers = { "x-auth-token": token };
 		const cases: [path: string, status: number, words: string][] = [
 			[`${objects}/${BUCKET}/`, 400, "object_key must be 1 to 1024"],
 			[
@@ -232,12 +240,11 @@ forEachEngine((engine) => {
 			],
 		];
 		for (const [path, status, words] of cases) {
-			const answer = await sendSigned(server, {
+			const answer = await send(server.url, {
 				method: "PUT",
 				path,
 				body: "x",
-				headers: { "x-sdk-content-sha256": UNSIGNED_PAYLOAD },
-				payloadHash: UNSIGNED_PAYLOAD,
+				headers,
 			});
 			assert.equal(answer.status, status, `${path}: ${answer.text}`);
 			assert.equal(answer.json.error_code, "IOTDA.000006", path);
@@ -247,14 +254,13 @@ forEachEngine((engine) => {
 			);
 		}
 		// Bytes that are no text are no path at all.
-		const noText = await sendSigned(server, {
+		const noText = await send(server.url, {
 			method: "PUT",
 			path: `${objects}/${BUCKET}/a%ff.bin`,
 			body: "x",
-			headers: { "x-sdk-content-sha256": UNSIGNED_PAYLOAD },
-			payloadHash: UNSIGNED_PAYLOAD,
+			headers,
 		});
-		assert.equal(noText.status, 400, noText.text);
+		assert.equal(noText.status, 404, noText.text);
 		assert.deepEqual(await onDisk(server), { artifacts: [], unfinished: [] });
 	});
 
@@ -400,7 +406,7 @@ forEachEngine((engine) => {
 		await using server = await startServer(engine);
 		await refused(
 			server.api.putObject(BUCKET, "fw.bin", Buffer.from("x"), {
-				contentType: "x".repeat(256),
+				contentType: `application/${"x".repeat(250)}`,
 			}),
 			400,
 			"IOTDA.000006",
@@ -670,7 +676,6 @@ forEachEngine((engine) => {
 		const store = await openDisk(join(directory, "..", "aside"));
 		const orphan = await store.stage([Buffer.from("orphan")] as never, 100);
 		await writeFile(join(directory, "README"), "not ours");
-		const { mkdir } = await import("node:fs/promises");
 		const shard = join(directory, orphan.sha256.slice(0, 2));
 		await mkdir(shard, { recursive: true });
 		await writeFile(join(shard, orphan.sha256), "orphan");

@@ -348,6 +348,31 @@ forEachEngine((engine) => {
 		assert.equal((await put("UNSIGNED-PAYLOAD", altered)).status, 200);
 	});
 
+	test("with a token the declared hash of an upload is compared too", async () => {
+		const { token } = await server.api.signIn({
+			domainName: server.credentials.domain_name,
+			userName: server.credentials.user_name,
+			password: server.credentials.password,
+		});
+		const put = (declared: string) =>
+			send(server.url, {
+				method: "PUT",
+				path: `/otaru/v1/projects/${server.credentials.project_id}/objects/uploads/token.bin`,
+				headers: { "x-auth-token": token, "x-sdk-content-sha256": declared },
+				body: "bytes",
+			});
+		const malformed = await put("nonsense");
+		assert.deepEqual(
+			[malformed.status, malformed.json.error_msg],
+			[
+				400,
+				"Invalid input data. X-Sdk-Content-Sha256 must be 64 hexadecimal digits or UNSIGNED-PAYLOAD.",
+			],
+		);
+		assert.equal((await put(sha256("other"))).status, 400);
+		assert.equal((await put(sha256("bytes").toUpperCase())).status, 201);
+	});
+
 	test("a stream goes out unsigned and arrives", async () => {
 		const parts = [randomBytes(10_000), randomBytes(20_000)];
 		const stored = await server.api.putObject(

@@ -53,26 +53,46 @@ export async function addAccessKey(
 		.execute();
 }
 
-/** Read for every signed request, so that a removed or changed key counts at once. */
+/**
+ * Read for every signed request, so that a removed or changed key counts at once.
+ *
+ * @param projectId is it one of the holder's? Asked in the same query: it is one more
+ * for every call otherwise.
+ */
 export async function findKeyHolder(
 	db: Db,
 	accessKey: string,
-): Promise<(Caller & { secretSealed: string }) | undefined> {
+	projectId: string | undefined,
+): Promise<
+	(Caller & { secretSealed: string; hasProject: boolean }) | undefined
+> {
 	const row = await db
 		.selectFrom("access_keys")
 		.innerJoin("users", "users.user_id", "access_keys.user_id")
 		.innerJoin("accounts", "accounts.account_id", "users.account_id")
+		.leftJoin("projects", (join) =>
+			join
+				.onRef("projects.account_id", "=", "accounts.account_id")
+				.on("projects.project_id", "=", projectId ?? ""),
+		)
 		.select([
 			"access_keys.secret_sealed as secretSealed",
 			"users.user_id as userId",
 			"users.name as userName",
-			"users.is_administrator as isAdministrator",
+			"users.is_administrator",
 			"accounts.account_id as accountId",
 			"accounts.name as accountName",
+			"projects.project_id",
 		])
 		.where("access_keys.access_key", "=", accessKey)
 		.executeTakeFirst();
-	return row && { ...row, isAdministrator: row.isAdministrator === 1 };
+	if (!row) return undefined;
+	const { is_administrator, project_id, ...holder } = row;
+	return {
+		...holder,
+		isAdministrator: is_administrator === 1,
+		hasProject: project_id !== null,
+	};
 }
 
 const KEPT_KEYS = 1_000;

@@ -144,12 +144,8 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 				holder.accountId !== request.caller.accountId
 			)
 				throw new ApiError(errors.unknownToken);
-			const project =
-				holder.projectId === undefined
-					? undefined
-					: await findProject(db, holder.accountId, holder.projectId);
 			return reply.header(SUBJECT_TOKEN, subject).send(
-				describeToken(holder, project, holder, {
+				describeToken(holder, holder.project, holder, {
 					baseUrl: baseOf(request),
 					region: config.regions[0] ?? "",
 					withCatalog: !request.query.nocatalog,

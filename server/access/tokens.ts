@@ -2,7 +2,12 @@
 import { hash, randomBytes } from "node:crypto";
 import type { Clock, Db } from "../database/database.ts";
 import { fromInstant, instant } from "../database/tables.ts";
-import { type Caller, findUser, type UserQuery } from "./accounts.ts";
+import {
+	type Caller,
+	findUser,
+	type Project,
+	type UserQuery,
+} from "./accounts.ts";
 import { checkPassword } from "./passwords.ts";
 
 export const TOKEN_LIFE_MS = 24 * 60 * 60 * 1000;
@@ -11,7 +16,7 @@ const KEEP_EXPIRED_MS = 24 * 60 * 60 * 1000;
 
 export interface TokenHolder extends Caller {
 	/** Undefined for a token of the whole account. */
-	projectId: string | undefined;
+	project: Project | undefined;
 	issuedAt: Date;
 	expiresAt: Date;
 }
@@ -56,8 +61,10 @@ export async function findTokenHolder(
 		.selectFrom("tokens")
 		.innerJoin("users", "users.user_id", "tokens.user_id")
 		.innerJoin("accounts", "accounts.account_id", "users.account_id")
+		.leftJoin("projects", "projects.project_id", "tokens.project_id")
 		.select([
-			"tokens.project_id",
+			"projects.project_id",
+			"projects.name as projectName",
 			"tokens.created_at",
 			"tokens.expires_at",
 			"users.user_id as userId",
@@ -75,7 +82,14 @@ export async function findTokenHolder(
 		userId: row.userId,
 		userName: row.userName,
 		isAdministrator: row.is_administrator === 1,
-		projectId: row.project_id ?? undefined,
+		project:
+			row.project_id === null || row.projectName === null
+				? undefined
+				: {
+						projectId: row.project_id,
+						accountId: row.accountId,
+						name: row.projectName,
+					},
 		issuedAt: fromInstant(row.created_at),
 		expiresAt: fromInstant(row.expires_at),
 	};

@@ -33,7 +33,7 @@ export function readRange(
 		: { start, end: Math.min(end, sizeBytes) };
 }
 
-/** `bytes 0-99/1000`, or `bytes * /1000` without the blank for a range that cannot be served. */
+/** The value of a `Content-Range` header; without a range, that for one which cannot be served. */
 export function contentRange(
 	range: ByteRange | undefined,
 	sizeBytes: number,

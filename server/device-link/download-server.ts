@@ -243,8 +243,9 @@ export class DownloadServer implements AsyncDisposable {
 
 		const tag = `"${found.sha256}"`;
 		const condition = request.headers["if-range"];
+		// A range means something for GET only (RFC 9110 section 14.2).
 		const asked =
-			condition === undefined || condition === tag
+			method === "GET" && (condition === undefined || condition === tag)
 				? readRange(request.headers.range, found.sizeBytes)
 				: "whole";
 		if (asked === "unsatisfiable") {
@@ -269,7 +270,7 @@ export class DownloadServer implements AsyncDisposable {
 		response.flushHeaders();
 		if (method === "HEAD") {
 			response.end();
-			return { outcome: partial ? "served_part" : "served", sentBytes: 0 };
+			return { outcome: "served", sentBytes: 0 };
 		}
 		// Awaited here: the artifact is closed when this function ends.
 		return await this.#send(response, artifact, range, partial);

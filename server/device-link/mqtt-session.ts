@@ -322,12 +322,17 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	#handle(bytes: Buffer, start: number, end: number): number {
 		let at = start;
 		while (at < end && !this.#isHeldUp()) {
+			const type = (bytes[at] as number) >> 4;
+			if (this.#state === "awaiting_connect" && type !== packetType.connect) {
+				this.#end("protocol_error");
+				return end;
+			}
 			const length = packetLength(bytes, at, end);
 			if (length === MALFORMED) {
 				this.#end("malformed", 0x81);
 				return end;
 			}
-			if (length > this.#limitOf((bytes[at] as number) >> 4)) {
+			if (length > this.#limitOf(type)) {
 				this.#end("too_large", 0x95);
 				return end;
 			}
@@ -408,8 +413,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	#packet(bytes: Buffer): void {
 		const type = (bytes[0] as number) >> 4;
 		if (this.#state === "awaiting_connect") {
-			if (type === packetType.connect) this.#connect(bytes);
-			else this.#end("protocol_error", 0x82);
+			this.#connect(bytes);
 			return;
 		}
 		// The answers to what the server sends are not what the device says by itself.

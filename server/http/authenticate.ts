@@ -10,7 +10,7 @@ import type {
 	FastifyRequest,
 } from "fastify";
 import { findKeyHolder, type SigningKeys } from "../access/access-keys.ts";
-import { type Caller, findProject } from "../access/accounts.ts";
+import type { Caller } from "../access/accounts.ts";
 import { requireAction } from "../access/permissions.ts";
 import {
 	type RequestSignature,
@@ -21,7 +21,7 @@ import {
 import { findTokenHolder } from "../access/tokens.ts";
 import type { Config } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
-import { ApiError, errors } from "../errors.ts";
+import { ApiError, errors, invalidInput } from "../errors.ts";
 import type { Events } from "../events.ts";
 import { askForBody, hasBody, readBody } from "./read-body.ts";
 
@@ -48,6 +48,7 @@ class Refusal extends Error {
 	}
 }
 
+const UNSIGNED = "UNSIGNED-PAYLOAD";
 const BAD_SIGNATURE = "verify aksk signature fail";
 /** Whatever else the path holds is no project, and nothing to ask a store for. */
 const PROJECT_ID = /^[A-Za-z0-9_-]{1,64}$/;
@@ -66,52 +67,19 @@ export async function authenticate(
 	reply: FastifyReply,
 	route: RouteConfig,
 ): Promise<Buffer | undefined> {
-	let body: Buffer | undefined;
-	let tokenProjectId: string | undefined;
-	const readUnlessStreamed = async () => {
-		if (route.streams) askForBody(request.raw, reply.raw);
-		else
-			body = await readBody(
-				request.raw,
-				reply.raw,
-				parts.config.http.bodyLimitBytes,
-			);
+	const { project_id: projectId } = request.params as { project_id?: string };
+	const takeBody = async () => {
+		if (!route.streams)
+			return readBody(request.raw, reply.raw, parts.config.http.bodyLimitBytes);
+		askForBody(request.raw, reply.raw);
+		return undefined;
 	};
+	let proven: Proven;
 	try {
-		if (request.headers.authorization !== undefined) {
-			const { caller, signature, key } = await signerOf(parts, request);
-			const declaredHash = payloadHashOf(request);
-			if (route.streams) {
-				if (declaredHash === undefined && hasBody(request.raw))
-					throw new Refusal(
-						"an upload without X-Sdk-Content-Sha256",
-						"an upload must carry X-Sdk-Content-Sha256, the hash of its body or UNSIGNED-PAYLOAD",
-						signature.accessKey,
-					);
-				checkSignature(request, signature, key, declaredHash ?? EMPTY_SHA256);
-				await readUnlessStreamed();
-			} else {
-				await readUnlessStreamed();
-				const bodyHash = body?.length ? hash("sha256", body) : EMPTY_SHA256;
-				if (
-					declaredHash !== undefined &&
-					declaredHash !== UNSIGNED &&
-					declaredHash.toLowerCase() !== bodyHash
-				)
-					throw new Refusal(
-						"X-Sdk-Content-Sha256 does not fit the body",
-						BAD_SIGNATURE,
-						signature.accessKey,
-					);
-				checkSignature(request, signature, key, declaredHash ?? bodyHash);
-			}
-			request.caller = caller;
-		} else {
-			const holder = await tokenHolderOf(parts, request);
-			await readUnlessStreamed();
-			request.caller = holder;
-			tokenProjectId = holder.projectId ?? "";
-		}
+		proven =
+			request.headers.authorization === undefined
+				? await byToken(parts, request, projectId, takeBody)
+				: await bySignature(parts, request, route, projectId, takeBody);
 	} catch (error) {
 		if (!(error instanceof Refusal)) throw error;
 		parts.events.happened(
@@ -127,32 +95,122 @@ export async function authenticate(
 		);
 		throw new ApiError(errors.unauthenticated, { detail: error.detail });
 	}
-	const declared = payloadHashOf(request);
+	request.caller = proven.caller;
 	request.expectedSha256 =
-		declared === undefined || declared === UNSIGNED
+		proven.declaredHash === UNSIGNED
 			? undefined
-			: declared.toLowerCase();
-	await authorize(parts, request, route, tokenProjectId);
-	return body;
+			: proven.declaredHash?.toLowerCase();
+	authorize(parts, request, route, projectId, proven.hasProject);
+	return proven.body;
 }
 
-const UNSIGNED = "UNSIGNED-PAYLOAD";
+interface Proven {
+	caller: Caller;
+	/** Whether the project of the path is the caller's, or the one his token is for. */
+	hasProject: boolean;
+	/** What `X-Sdk-Content-Sha256` says of the body. */
+	declaredHash: string | undefined;
+	body: Buffer | undefined;
+}
 
-function payloadHashOf(request: FastifyRequest): string | undefined {
+async function byToken(
+	parts: AuthenticateParts,
+	request: FastifyRequest,
+	projectId: string | undefined,
+	takeBody: () => Promise<Buffer | undefined>,
+): Promise<Proven> {
+	const token = request.headers["x-auth-token"];
+	if (typeof token !== "string" || token === "")
+		throw new Refusal(
+			"neither signature nor token",
+			"the request has neither a signature nor X-Auth-Token",
+		);
+	const holder = await findTokenHolder(parts.db, token);
+	if (!holder) throw new Refusal("unknown token", "decrypt token fail");
+	if (holder.expiresAt <= parts.now())
+		throw new Refusal("expired token", "The token must be updated");
+	const declaredHash = declaredHashOf(request);
+	if (declaredHash === "malformed")
+		throw invalidInput(
+			"X-Sdk-Content-Sha256",
+			"must be 64 hexadecimal digits or UNSIGNED-PAYLOAD",
+		);
+	return {
+		caller: holder,
+		hasProject: holder.project?.projectId === projectId,
+		declaredHash,
+		body: await takeBody(),
+	};
+}
+
+async function bySignature(
+	parts: AuthenticateParts,
+	request: FastifyRequest,
+	route: RouteConfig,
+	projectId: string | undefined,
+	takeBody: () => Promise<Buffer | undefined>,
+): Promise<Proven> {
+	const { caller, hasProject, signature, key } = await signerOf(
+		parts,
+		request,
+		projectId,
+	);
+	const fail = (reason: string, detail = BAD_SIGNATURE): never => {
+		throw new Refusal(reason, detail, signature.accessKey);
+	};
+	const check = (payloadHash: string) => {
+		const signed = {
+			method: request.method,
+			target: request.raw.url ?? "",
+			headers: request.headers,
+			payloadHash,
+		};
+		if (!verifySignature(signed, signature, key))
+			fail("the signature does not fit");
+	};
+	const declaredHash = declaredHashOf(request);
+	if (declaredHash === "malformed") fail("X-Sdk-Content-Sha256 is malformed");
+	if (route.streams) {
+		if (declaredHash === undefined && hasBody(request.raw))
+			fail(
+				"an upload without X-Sdk-Content-Sha256",
+				"an upload must carry X-Sdk-Content-Sha256, the hash of its body or UNSIGNED-PAYLOAD",
+			);
+		check(declaredHash ?? EMPTY_SHA256);
+		return { caller, hasProject, declaredHash, body: await takeBody() };
+	}
+	const body = await takeBody();
+	const bodyHash = body?.length ? hash("sha256", body) : EMPTY_SHA256;
+	if (
+		declaredHash !== undefined &&
+		declaredHash !== UNSIGNED &&
+		declaredHash.toLowerCase() !== bodyHash
+	)
+		fail("X-Sdk-Content-Sha256 does not fit the body");
+	check(declaredHash ?? bodyHash);
+	return { caller, hasProject, declaredHash, body };
+}
+
+/** As sent, since it is part of what is signed. */
+function declaredHashOf(request: FastifyRequest): string | undefined {
 	const value = request.headers["x-sdk-content-sha256"];
 	if (value === undefined) return undefined;
-	if (
-		typeof value !== "string" ||
-		(value !== UNSIGNED && !/^[0-9a-fA-F]{64}$/.test(value))
-	)
-		throw new Refusal("X-Sdk-Content-Sha256 is malformed", BAD_SIGNATURE);
-	return value;
+	return typeof value === "string" &&
+		(value === UNSIGNED || /^[0-9a-fA-F]{64}$/.test(value))
+		? value
+		: "malformed";
 }
 
 async function signerOf(
 	parts: AuthenticateParts,
 	request: FastifyRequest,
-): Promise<{ caller: Caller; signature: RequestSignature; key: KeyObject }> {
+	projectId: string | undefined,
+): Promise<{
+	caller: Caller;
+	hasProject: boolean;
+	signature: RequestSignature;
+	key: KeyObject;
+}> {
 	let signature: RequestSignature;
 	try {
 		signature = readSignature(
@@ -169,80 +227,42 @@ async function signerOf(
 				: BAD_SIGNATURE,
 		);
 	}
-	const holder = await findKeyHolder(parts.db, signature.accessKey);
+	const holder = await findKeyHolder(
+		parts.db,
+		signature.accessKey,
+		projectId !== undefined && PROJECT_ID.test(projectId)
+			? projectId
+			: undefined,
+	);
 	if (!holder)
 		throw new Refusal(
 			"unknown access key",
 			BAD_SIGNATURE,
 			signature.accessKey.slice(0, 64),
 		);
-	const { secretSealed, ...caller } = holder;
+	const { secretSealed, hasProject, ...caller } = holder;
 	return {
 		caller,
+		hasProject,
 		signature,
 		key: parts.keys.get(secretSealed, signature.accessKey, signature.info),
 	};
 }
 
-function checkSignature(
-	request: FastifyRequest,
-	signature: RequestSignature,
-	key: KeyObject,
-	payloadHash: string,
-): void {
-	const fits = verifySignature(
-		{
-			method: request.method,
-			target: request.raw.url ?? "",
-			headers: request.headers,
-			payloadHash,
-		},
-		signature,
-		key,
-	);
-	if (!fits)
-		throw new Refusal(
-			"the signature does not fit",
-			BAD_SIGNATURE,
-			signature.accessKey,
-		);
-}
-
-async function tokenHolderOf(
-	parts: AuthenticateParts,
-	request: FastifyRequest,
-): Promise<Caller & { projectId: string | undefined }> {
-	const token = request.headers["x-auth-token"];
-	if (typeof token !== "string" || token === "")
-		throw new Refusal(
-			"neither signature nor token",
-			"the request has neither a signature nor X-Auth-Token",
-		);
-	const holder = await findTokenHolder(parts.db, token);
-	if (!holder) throw new Refusal("unknown token", "decrypt token fail");
-	if (holder.expiresAt <= parts.now())
-		throw new Refusal("expired token", "The token must be updated");
-	return holder;
-}
-
-/** @param tokenProjectId undefined for a signature, empty for a token of the whole account. */
-async function authorize(
+/** @param hasProject whether the project of the path, if there is one, is the caller's. */
+function authorize(
 	parts: AuthenticateParts,
 	request: FastifyRequest,
 	route: RouteConfig,
-	tokenProjectId: string | undefined,
-): Promise<void> {
+	projectId: string | undefined,
+	hasProject: boolean,
+): void {
 	const { caller, headers } = request;
 	if (route.action === undefined)
 		throw new Error(`${request.method} ${request.url} declares no action.`);
 	const { instanceId } = parts.config;
-	const projectId = (request.params as { project_id?: string }).project_id;
 	if (projectId !== undefined) {
-		if (
-			(tokenProjectId !== undefined && tokenProjectId !== projectId) ||
-			!PROJECT_ID.test(projectId) ||
-			!(await findProject(parts.db, caller.accountId, projectId))
-		)
+		if (!hasProject)
 			throw new ApiError(errors.forbidden, {
 				detail: "(the project of the path is not the caller's)",
 			});

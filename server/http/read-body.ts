@@ -93,12 +93,13 @@ export function drain(raw: IncomingMessage): void {
 	if (raw.complete || raw.destroyed) return;
 	let sizeBytes = 0;
 	const giveUp = () => raw.socket.destroy();
-	const timer = setTimeout(giveUp, DRAIN_TIME_MS);
+	const timer = setTimeout(giveUp, DRAIN_TIME_MS).unref();
+	const done = () => clearTimeout(timer);
 	raw.on("data", (chunk: Buffer) => {
 		sizeBytes += chunk.length;
 		if (sizeBytes > DRAIN_LIMIT_BYTES) giveUp();
 	});
 	raw.on("error", () => {});
-	raw.on("close", () => clearTimeout(timer));
+	raw.on("end", done).on("close", done);
 	raw.resume();
 }

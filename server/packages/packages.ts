@@ -66,7 +66,7 @@ function selectPackages(
  * @throws 400 IOTDA.000006 for a module name where none belongs or a missing one, and
  * for a file of a kind that is not taken
  */
-export function checkPackage(
+function checkPackage(
 	input: Pick<NewPackage, "packageType" | "moduleName" | "objectKey">,
 	limits: PackagesConfig,
 ): void {

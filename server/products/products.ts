@@ -172,6 +172,25 @@ export async function findProduct(
 		.executeTakeFirst();
 }
 
+/** Our keys of the products of this id that the caller may see: in one space, or in any. */
+export async function findProductKeys(
+	db: Db,
+	scope: Scope,
+	spaceId: string | undefined,
+	productId: string,
+): Promise<string[]> {
+	let query = db
+		.selectFrom("products")
+		.select(["product_key", "app_id"])
+		.where("project_id", "=", scope.projectId)
+		.where("product_id", "=", productId);
+	if (spaceId !== undefined) query = query.where("app_id", "=", spaceId);
+	const products = await query.execute();
+	return products
+		.filter((product) => maySee(scope, product.app_id))
+		.map((product) => product.product_key);
+}
+
 /**
  * The product that a body names, kept from being deleted until the transaction ends.
  *

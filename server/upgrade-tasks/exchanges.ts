@@ -13,6 +13,7 @@ import {
 } from "../devices/device-versions.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
+import { readSourceVersions } from "../packages/source-versions.ts";
 import {
 	after,
 	type Consequence,
@@ -549,10 +550,7 @@ async function loadPackages(db: Db, taskId: string): Promise<PackageFacts[]> {
 		.execute();
 	return rows.map((row) => ({
 		packageId: row.package_id,
-		sourceVersions:
-			row.source_versions === null
-				? []
-				: (JSON.parse(row.source_versions) as string[]),
+		sourceVersions: readSourceVersions(row.source_versions),
 		fileName: fileNameOf(row.object_key),
 		sizeBytes: row.size_bytes,
 		sign: row.sign,

@@ -171,7 +171,7 @@ export class RawClient implements Disposable {
 		port: number,
 		protocolVersion: 3 | 4 | 5 = 4,
 	): Promise<RawClient> {
-		const socket = connectTcp(port, "127.0.0.1");
+		const socket = connectTcp({ host: "127.0.0.1", port, noDelay: true });
 		await new Promise<void>((resolve, reject) => {
 			socket.once("connect", resolve);
 			socket.once("error", reject);
@@ -260,12 +260,22 @@ export class RawClient implements Disposable {
 		cmd: C,
 		timeoutMs = 5_000,
 	): Promise<Extract<Packet, { cmd: C }>> {
+		const packet = await this.nextAny(cmd, timeoutMs);
+		if (packet.cmd !== cmd)
+			throw new Error(
+				`${packet.cmd} instead of ${cmd}: ${JSON.stringify(packet)}`,
+			);
+		return packet as Extract<Packet, { cmd: C }>;
+	}
+
+	/** The next packet whatever it is; taken from `received`. */
+	async nextAny(what = "packet", timeoutMs = 5_000): Promise<Packet> {
 		const deadlineMs = performance.now() + timeoutMs;
 		while (this.received.length === 0) {
 			if (this.#isClosed)
-				throw new Error(`the connection was closed instead of a ${cmd}`);
+				throw new Error(`the connection was closed instead of a ${what}`);
 			const leftMs = deadlineMs - performance.now();
-			if (leftMs <= 0) throw new Error(`no ${cmd} in ${timeoutMs} ms`);
+			if (leftMs <= 0) throw new Error(`no ${what} in ${timeoutMs} ms`);
 			await new Promise<void>((resolve) => {
 				const timer = setTimeout(resolve, leftMs);
 				this.#wake = () => {
@@ -274,12 +284,7 @@ export class RawClient implements Disposable {
 				};
 			});
 		}
-		const packet = this.received.shift() as Packet;
-		if (packet.cmd !== cmd)
-			throw new Error(
-				`${packet.cmd} instead of ${cmd}: ${JSON.stringify(packet)}`,
-			);
-		return packet as Extract<Packet, { cmd: C }>;
+		return this.received.shift() as Packet;
 	}
 
 	/** Resolves once the server has handled everything said before. */

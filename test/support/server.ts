@@ -95,6 +95,8 @@ async function startOn(
 				OTARU_MQTT_PORT: mqtt === undefined ? "off" : String(mqtt),
 			});
 			server = await start(config, overrides);
+			// Connections kept from before end here, and not in the test's next call.
+			await fetch(`${credentials.endpoint}/health/live`).catch(() => undefined);
 		},
 		async [Symbol.asyncDispose]() {
 			await server[Symbol.asyncDispose]();

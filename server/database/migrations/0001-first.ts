@@ -240,6 +240,7 @@ export const first: Migration = {
 			"app_id",
 			"product_key",
 			"gateway_id",
+			"node_id",
 		]) {
 			await db.schema
 				.createIndex(`devices_by_${column}`)

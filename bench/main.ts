@@ -1,0 +1,65 @@
+/**
+ * `npm run bench [-- reports|tasks]`: how fast the hot paths are, each against a
+ * reference from the same run. Every measurement ends within minutes.
+ */
+import { parseArgs } from "node:util";
+import { benchReports } from "./reports.ts";
+import { benchTasks } from "./tasks.ts";
+
+const help = `Usage: npm run bench [-- MEASUREMENT…] [options]
+
+Measurements (all of them unless named)
+  reports              durable device reports per second through MQTT
+  tasks                a task on 30,000 listed devices
+
+Options
+  --connections N      devices that report (1000)
+  --devices N          devices of the task (30000)
+
+The figures go to bench/results.md.
+`;
+
+const { positionals, values } = parseArgs({
+	allowPositionals: true,
+	options: {
+		connections: { type: "string", default: "1000" },
+		devices: { type: "string", default: "30000" },
+		help: { type: "boolean", short: "h", default: false },
+	},
+});
+
+const say = (text: string) => process.stderr.write(`  ${text}\n`);
+
+const measurements: Readonly<Record<string, () => Promise<void>>> = {
+	reports: () =>
+		benchReports(
+			{ connections: count("--connections", values.connections, 5_000) },
+			say,
+		),
+	tasks: () =>
+		benchTasks({ devices: count("--devices", values.devices, 30_000) }, say),
+};
+
+function count(option: string, text: string, max: number): number {
+	const value = /^\d+$/.test(text) ? Number(text) : 0;
+	if (value >= 1 && value <= max) return value;
+	process.stderr.write(`${option} must be a whole number from 1 to ${max}.\n`);
+	process.exit(2);
+}
+
+if (values.help) {
+	process.stdout.write(help);
+} else {
+	const names =
+		positionals.length > 0 ? positionals : Object.keys(measurements);
+	for (const name of names) {
+		if (!Object.hasOwn(measurements, name)) {
+			process.stderr.write(`There is no measurement "${name}".\n\n${help}`);
+			process.exit(2);
+		}
+	}
+	for (const name of names) {
+		process.stderr.write(`${name}\n`);
+		await measurements[name]?.();
+	}
+}
