@@ -257,7 +257,7 @@ async function startServer(
 	const movedPorts: string[] = [];
 	const env: Record<string, string> = {
 		OTARU_DATA: dataDir,
-		OTARU_LOG_LEVEL: "warn",
+		OTARU_LOG_LEVEL: "error",
 		OTARU_HTTP_HOST: host,
 		OTARU_MQTT_HOST: host,
 		OTARU_DEVICE_HOST: host,

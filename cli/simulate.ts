@@ -204,7 +204,7 @@ function summaryText(counts: FleetCounts): string {
 		["downloads interrupted", String(counts.interruptions)],
 		["packages installed", String(counts.installs)],
 		["failures reported", String(counts.failures)],
-		["connections lost", String(counts.disconnects)],
+		["connections ended", String(counts.disconnects)],
 		["sign-ins refused", String(counts.refused)],
 	])}\n`;
 }

@@ -136,7 +136,7 @@ export const settings = {
 	OTARU_HTTP_BODY_LIMIT: ["12582912", "largest JSON body, bytes"],
 	OTARU_DEVICE_PUBLIC_HOST: [
 		"",
-		"host devices reach this server by; empty: the first IPv4 address of the machine",
+		"host devices reach this server by; empty: OTARU_DEVICE_HOST, or the first IPv4 address of the machine",
 	],
 	OTARU_DEVICE_PUBLIC_URL: [
 		"",
@@ -329,7 +329,7 @@ export function readConfig(env: Env = process.env): Config {
 		devices: {
 			publicHost: publicUrl
 				? new URL(publicUrl).hostname
-				: (optional("OTARU_DEVICE_PUBLIC_HOST") ?? firstIpv4()),
+				: (optional("OTARU_DEVICE_PUBLIC_HOST") ?? reachableHost(deviceHost)),
 			mqtt:
 				plainMqtt === "off"
 					? undefined
@@ -399,7 +399,9 @@ function isLogLevel(text: string): text is LogLevel {
 	return ["debug", "info", "warn", "error", "silent"].includes(text);
 }
 
-function firstIpv4(): string {
+/** An address under which a listener bound to `host` can be reached. */
+function reachableHost(host: string): string {
+	if (host !== "0.0.0.0" && host !== "::") return host;
 	for (const addresses of Object.values(networkInterfaces())) {
 		for (const address of addresses ?? []) {
 			if (address.family === "IPv4" && !address.internal)

@@ -99,8 +99,6 @@ const KEEP_ALIVE_SECONDS = 120;
 
 export class SimulatedDevice implements AsyncDisposable {
 	readonly deviceId: string;
-	/** How many packages it has installed. */
-	installs = 0;
 	readonly #options: DeviceOptions;
 	readonly #random: () => number;
 	readonly #versions: { firmware: string; software: string };
@@ -112,6 +110,7 @@ export class SimulatedDevice implements AsyncDisposable {
 	#timer: NodeJS.Timeout | undefined;
 	#outbox: Outgoing[] = [];
 	#upgrade: Upgrade | undefined;
+	#installs = 0;
 
 	constructor(options: DeviceOptions) {
 		this.deviceId = options.identity.deviceId;
@@ -126,6 +125,11 @@ export class SimulatedDevice implements AsyncDisposable {
 
 	get connected(): boolean {
 		return this.#connected;
+	}
+
+	/** How many packages it has installed. */
+	get installs(): number {
+		return this.#installs;
 	}
 
 	/** Undefined for a module it does not have. */
@@ -412,7 +416,7 @@ export class SimulatedDevice implements AsyncDisposable {
 	#install(target: Target, version: string): void {
 		if (target.kind === "module") this.#modules.set(target.moduleName, version);
 		else this.#versions[target.kind] = version;
-		this.installs++;
+		this.#installs++;
 		this.#emit({ kind: "installed", target, version });
 	}
 

@@ -44,7 +44,7 @@ export interface FleetCounts {
 	connected: number;
 	/** Version reports that the server acknowledged. */
 	introductions: number;
-	/** Connections that ended without the device having meant to. */
+	/** Connections that ended, reboots included. */
 	disconnects: number;
 	/** CONNACKs with a code other than 0. */
 	refused: number;

@@ -583,11 +583,29 @@ test("a session is kept no longer than a 5.0 device asks, nor longer than the se
 	assert.equal((await next.next("connack")).sessionPresent, false);
 });
 
-test("nothing is kept for a device that was disconnected by the server", async () => {
+for (const reason of ["frozen", "deleted", "secret_changed"] as const) {
+	test(`nothing is kept for a device that was cut off because it is "${reason}"`, async () => {
+		await using listening = await listen();
+		using first = await RawClient.signedIn(listening.port, { clean: false });
+		const connection = listening.server.connectionOf(DEVICE);
+		const delivered = connection?.send(DOWN, "one");
+		await first.next("publish");
+		connection?.close(reason);
+		assert.equal(await delivered, false);
+		using second = await RawClient.open(listening.port);
+		second.send(connectPacket({ clean: false }));
+		assert.equal((await second.next("connack")).sessionPresent, false);
+		await second.settled();
+	});
+}
+
+test("what is kept for a device that is away is dropped when it is disconnected", async () => {
 	await using listening = await listen();
-	using first = await RawClient.signedIn(listening.port, { clean: false });
+	const first = await RawClient.signedIn(listening.port, { clean: false });
 	void listening.server.connectionOf(DEVICE)?.send(DOWN, "one");
 	await first.next("publish");
+	first[Symbol.dispose]();
+	await until(() => listening.ears.offline.length === 1, "the good-bye");
 	listening.server.disconnect(DEVICE, "secret_changed");
 	using second = await RawClient.open(listening.port);
 	second.send(connectPacket({ clean: false }));

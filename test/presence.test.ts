@@ -32,20 +32,30 @@ forEachEngine((engine) => {
 
 		/** A device no other test speaks of. */
 		const device = () => devices.pop() ?? assert.fail("too few devices");
-		const open = (nodeId: string): Promise<Presence> =>
-			openPresence({ db, nodeId, now: clock.now, events: new Events() });
+		const open = (
+			nodeId: string,
+			onReplaced: (deviceId: string, connectionId: string) => void = () => {},
+		): Promise<Presence> =>
+			openPresence({
+				db,
+				nodeId,
+				now: clock.now,
+				events: new Events(),
+				onReplaced,
+			});
 		const rowOf = (deviceId: string) =>
 			db
 				.selectFrom("presence")
 				.select(["node_id", "connection_id", "connected_at"])
 				.where("device_id", "=", deviceId)
 				.executeTakeFirst();
-		const timesOf = (deviceId: string) =>
-			db
+		const timesOf = async (deviceId: string) => ({
+			...(await db
 				.selectFrom("devices")
 				.select(["active_at", "connection_status_at"])
 				.where("device_id", "=", deviceId)
-				.executeTakeFirstOrThrow();
+				.executeTakeFirstOrThrow()),
+		});
 		const nodeIds = async () =>
 			(await db.selectFrom("nodes").select("node_id").execute()).map(
 				({ node_id }) => node_id,
@@ -103,6 +113,23 @@ forEachEngine((engine) => {
 				[(await rowOf(id))?.node_id, (await rowOf(id))?.connection_id],
 				[otherId, "c2"],
 			);
+		});
+
+		test("a node learns which connection of another node its own has replaced", async () => {
+			const replaced: string[] = [];
+			const note = (deviceId: string, connectionId: string) =>
+				replaced.push(`${deviceId} ${connectionId}`);
+			await using here = await open(unique("node"), note);
+			await using other = await open(unique("node"), note);
+			const [moving, staying] = [device(), device()];
+			await here.online(moving, "c1");
+			await here.online(staying, "s1");
+			await here.online(staying, "s2");
+			await other.online(moving, "c2");
+			await here.online(moving, "c3");
+			await here.offline(moving, "c3");
+			await other.online(moving, "c4");
+			assert.deepEqual(replaced, [`${moving} c1`, `${moving} c2`]);
 		});
 
 		test("what happens within one turn ends as it ended, in whatever order it was said", async () => {
@@ -216,6 +243,7 @@ forEachEngine((engine) => {
 			// Nothing of the crashed run's end reaches the new one.
 			await crashed.offline(left, "c1");
 			assert.equal((await rowOf(left))?.connection_id, "c2");
+			await crashed.close();
 		});
 
 		test("a node that closes takes itself and its devices off the list", async () => {

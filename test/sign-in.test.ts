@@ -313,6 +313,26 @@ forEachEngine((engine) => {
 			assertRefused(await sendSigned(server, request(declared)));
 	});
 
+	test("a call without a body may declare its payload unsigned and sign the hash of nothing", async () => {
+		const declared = { "x-sdk-content-sha256": "UNSIGNED-PAYLOAD" };
+		for (const payloadHash of ["UNSIGNED-PAYLOAD", sha256("")]) {
+			const answer = await sendSigned(server, {
+				path: apps,
+				headers: declared,
+				payloadHash,
+			});
+			assert.equal(answer.status, 200, answer.text);
+		}
+		const withBody = await sendSigned(server, {
+			method: "POST",
+			path: apps,
+			headers: { ...declared, "content-type": "application/json" },
+			payloadHash: sha256(""),
+			body: '{"app_name":"smuggled"}',
+		});
+		assertRefused(withBody);
+	});
+
 	test("an upload is taken only with the hash it was signed with", async () => {
 		const body = randomBytes(100_000);
 		const path = `/otaru/v1/projects/${server.credentials.project_id}/objects/uploads/a%20b/file.bin`;

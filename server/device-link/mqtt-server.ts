@@ -108,16 +108,7 @@ export class MqttServer implements AsyncDisposable {
 	readonly #parts: MqttServerParts;
 	readonly #host: SessionHost;
 	readonly #deadlines = new Deadlines();
-	readonly #webSockets = new WebSocketServer({
-		noServer: true,
-		clientTracking: false,
-		perMessageDeflate: false,
-		// A frame may carry part of a packet or many; what a packet may weigh is checked
-		// by the session.
-		maxPayload: 2 * 1024 * 1024,
-		handleProtocols: (offered) =>
-			WEBSOCKET_PROTOCOLS.find((protocol) => offered.has(protocol)) ?? false,
-	});
+	readonly #webSockets: WebSocketServer;
 	#plain: NetServer | undefined;
 	#tlsAccept: NetServer | undefined;
 	#tls: TlsServer | undefined;
@@ -133,6 +124,16 @@ export class MqttServer implements AsyncDisposable {
 	constructor(parts: MqttServerParts) {
 		this.#parts = parts;
 		const { config, events, signIn, ears } = parts;
+		this.#webSockets = new WebSocketServer({
+			noServer: true,
+			clientTracking: false,
+			perMessageDeflate: false,
+			// Room for the largest message in one frame; what a packet may weigh is checked
+			// by the session, whatever frames it comes in.
+			maxPayload: config.messageLimitBytes + 64 * 1024,
+			handleProtocols: (offered) =>
+				WEBSOCKET_PROTOCOLS.find((protocol) => offered.has(protocol)) ?? false,
+		});
 		this.#host = {
 			limits: config,
 			reader: new PacketReader(),

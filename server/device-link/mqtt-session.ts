@@ -22,6 +22,8 @@ import type {
 import { randomHex } from "../database/ids.ts";
 import type { Events } from "../events.ts";
 import type { DeadlineEntry, Deadlines } from "./deadlines.ts";
+import { Downlink, type DownlinkMessage } from "./mqtt-downlink.ts";
+import { Inbox } from "./mqtt-inbox.ts";
 import {
 	connack3,
 	MALFORMED,
@@ -35,6 +37,7 @@ import {
 	puback,
 	write,
 } from "./mqtt-packets.ts";
+import { isTopicName, ownerOf, subscriptionFault } from "./mqtt-topics.ts";
 import type { DeviceCertificate, Refusal, SignIn } from "./sign-in.ts";
 
 /** One signed-in device. */
@@ -111,25 +114,9 @@ export interface SessionHost {
 /** What outlives a connection whose client asked for it. */
 export interface KeptSession {
 	subscriptions: Set<string> | undefined;
+	/** Interrupted. */
 	downlink: Downlink | undefined;
 	keepMs: number;
-}
-
-/** Messages to the device that are not acknowledged yet. */
-interface Downlink {
-	/** By packet id, in the order they were sent. */
-	inFlight: Map<number, DownMessage>;
-	waiting: DownMessage[];
-	bytes: number;
-	lastId: number;
-}
-
-interface DownMessage {
-	/** 0 until it was sent once. */
-	id: number;
-	topic: string;
-	payload: Buffer;
-	settle: ((delivered: boolean) => void) | undefined;
 }
 
 /** What only MQTT 5.0 clients say. */
@@ -176,15 +163,10 @@ const CONNECT_LIMIT_BYTES = 16 * 1024;
 const CONTROL_LIMIT_BYTES = 64 * 1024;
 /** Topic and properties of a PUBLISH, beside its payload. */
 const PUBLISH_OVERHEAD_BYTES = 8 * 1024;
-const TOPIC_LIMIT = 1024;
 /** Uplink messages handed over and not yet stored. */
 const UPLINK_WINDOW = 64;
 const TOPIC_ALIASES = 16;
-/** The vendor's texts say 50 and 100; the more generous one harms nobody. */
-const SUBSCRIPTION_LIMIT = 100;
 const DOWNLINK_IN_FLIGHT = 32;
-const DOWNLINK_LIMIT = 128;
-const DOWNLINK_LIMIT_BYTES = 1024 * 1024;
 /**
  * How long unacknowledged messages wait for a device that asked for it. Not longer
  * than a notice may be repeated anyway: an old one names a download that is gone.
@@ -192,7 +174,6 @@ const DOWNLINK_LIMIT_BYTES = 1024 * 1024;
 const SESSION_KEPT_MS = 10 * 60_000;
 const UNREAD_LIMIT_BYTES = 64 * 1024;
 const LINGER_MS = 2_000;
-const OWN = "$oc/devices/";
 
 /** MQTT 3.x code, MQTT 5.0 reason. */
 const refusals: Record<Refusal, readonly [three: number, five: number]> = {
@@ -246,10 +227,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	#keepAliveMs = 0;
 	#five: FiveState | undefined = undefined;
 
-	/** Bytes received and not handled yet: `#heldStart` to `#heldEnd` of `#held`. */
-	#held: Buffer | undefined = undefined;
-	#heldStart = 0;
-	#heldEnd = 0;
+	#inbox: Inbox | undefined = undefined;
 	#paused = false;
 	#throttled = false;
 	#unread = false;
@@ -297,11 +275,14 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 				throw new TypeError(this.#state satisfies never);
 		}
 		try {
-			if (!this.#held && !this.#isHeldUp()) {
-				this.#hold(chunk, this.#handle(chunk, 0, chunk.length));
+			if (this.#inbox) {
+				this.#inbox.append(chunk);
+				this.#handleInbox();
 			} else {
-				this.#append(chunk);
-				this.#handleHeld();
+				const handled = this.#handle(chunk);
+				if (handled < chunk.length)
+					this.#inbox = new Inbox(chunk.subarray(handled));
+				this.#pauseIfHeldUp();
 			}
 		} catch (error) {
 			this.#broke(error);
@@ -318,9 +299,10 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		);
 	}
 
-	/** Handles whole packets; returns where it stopped, which is `end` once the session closes. */
-	#handle(bytes: Buffer, start: number, end: number): number {
-		let at = start;
+	/** Handles whole packets; returns where it stopped, which is the end once the session closes. */
+	#handle(bytes: Buffer): number {
+		const end = bytes.length;
+		let at = 0;
 		while (at < end && !this.#isHeldUp()) {
 			const type = (bytes[at] as number) >> 4;
 			if (this.#state === "awaiting_connect" && type !== packetType.connect) {
@@ -351,46 +333,18 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 			: CONTROL_LIMIT_BYTES;
 	}
 
-	/** Keeps what `#handle` left of a chunk. */
-	#hold(chunk: Buffer, from: number): void {
-		if (from === chunk.length) return;
-		// A copy of its own size: the chunk may be a slice of something much larger.
-		this.#held = Buffer.from(chunk.subarray(from));
-		this.#heldStart = 0;
-		this.#heldEnd = this.#held.length;
-		this.#pauseIfHeldUp();
-	}
-
-	#append(chunk: Buffer): void {
-		const held = this.#held;
-		const used = this.#heldEnd - this.#heldStart;
-		if (!held || held.length - this.#heldEnd < chunk.length) {
-			// Twice as much each time, so that a message that trickles in byte by byte is
-			// not copied for every byte.
-			const larger = Buffer.allocUnsafeSlow(
-				Math.max(used + chunk.length, 2 * used),
-			);
-			held?.copy(larger, 0, this.#heldStart, this.#heldEnd);
-			this.#held = larger;
-			this.#heldStart = 0;
-			this.#heldEnd = used;
-		}
-		chunk.copy(this.#held as Buffer, this.#heldEnd);
-		this.#heldEnd += chunk.length;
-	}
-
-	#handleHeld(): void {
-		const held = this.#held;
-		if (held) {
-			this.#heldStart = this.#handle(held, this.#heldStart, this.#heldEnd);
-			if (this.#heldStart === this.#heldEnd) this.#held = undefined;
+	#handleInbox(): void {
+		const inbox = this.#inbox;
+		if (inbox) {
+			inbox.consume(this.#handle(inbox.bytes));
+			if (inbox.isEmpty) this.#inbox = undefined;
 		}
 		this.#pauseIfHeldUp();
 	}
 
 	#pauseIfHeldUp(): void {
 		if (this.#isHeldUp()) {
-			if (this.#held && !this.#paused) {
+			if (this.#inbox && !this.#paused) {
 				this.#paused = true;
 				this.#socket.pause();
 			}
@@ -404,7 +358,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	#goOn(): void {
 		if (this.#state === "closing" || this.#state === "closed") return;
 		try {
-			if (this.#held || this.#paused) this.#handleHeld();
+			if (this.#inbox || this.#paused) this.#handleInbox();
 		} catch (error) {
 			this.#broke(error);
 		}
@@ -533,7 +487,10 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 				remoteAddress: this.remoteAddress,
 			})
 			.then(
-				(result) => (result.ok ? this.#accept() : this.#refuse(result.refused)),
+				(result) =>
+					result.ok
+						? this.#accept(result.deviceId)
+						: this.#refuse(result.refused),
 				(error: unknown) => {
 					this.#host.events.happened(
 						"device_sign_in_errors",
@@ -595,9 +552,10 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		this.#end("refused");
 	}
 
-	#accept(): void {
+	#accept(deviceId: string): void {
 		// The connection may have ended meanwhile.
 		if (this.#state !== "signing_in") return;
+		this.deviceId = deviceId;
 		this.connectionId = randomHex(12);
 		const kept = this.#host.admit(this, this.#clean);
 		this.#state = "connected";
@@ -610,7 +568,9 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 				? connack5(0, present, this.#five, this.#host.limits)
 				: connack3(0, present),
 		);
-		if (kept) this.#resume(kept);
+		this.#subscriptions = kept?.subscriptions;
+		this.#downlink = kept?.downlink;
+		this.#deliver();
 		this.#tell("connected");
 		this.#goOn();
 	}
@@ -633,11 +593,15 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		}
 		const topic = this.#topicOf(packet);
 		if (topic === undefined) return;
-		const messageId = packet.messageId ?? 0;
-		if (this.#isOwn(topic)) {
-			const uplink: Uplink = { messageId, reason: 0, stored: false };
-			this.#uplinks ??= [];
-			this.#uplinks.push(uplink);
+		const owner = ownerOf(topic, this.deviceId);
+		const uplink: Uplink = {
+			messageId: packet.messageId ?? 0,
+			reason: owner === "foreign" ? 0x87 : 0,
+			stored: owner !== "own",
+		};
+		this.#uplinks ??= [];
+		this.#uplinks.push(uplink);
+		if (owner === "own") {
 			this.#host.ears.heard(this, topic, payload).then(
 				() => this.#stored(uplink),
 				(error: unknown) => this.#notStored(uplink, error),
@@ -647,22 +611,15 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		// Acknowledged, so that the device does not repeat it for ever.
 		this.#host.events.happened(
 			"device_messages_dropped",
-			{ reason: topic.startsWith(OWN) ? "foreign_topic" : "unknown_topic" },
+			{ reason: `${owner}_topic` },
 			{ device_id: this.deviceId, topic: topic.slice(0, 256) },
 		);
-		const uplink: Uplink = {
-			messageId,
-			reason: topic.startsWith(OWN) ? 0x87 : 0,
-			stored: true,
-		};
-		this.#uplinks ??= [];
-		this.#uplinks.push(uplink);
 		this.#acknowledge();
 	}
 
 	/** The topic of a PUBLISH, its alias resolved; undefined when the connection was closed for it. */
 	#topicOf({ topic, properties }: IPublishPacket): string | undefined {
-		if (topic.length > TOPIC_LIMIT || /[+#]/.test(topic)) {
+		if (!isTopicName(topic)) {
 			this.#end("protocol_error", 0x90);
 			return undefined;
 		}
@@ -684,15 +641,6 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		const known = this.#five.aliases?.get(alias);
 		if (known === undefined) this.#end("protocol_error", 0x82);
 		return known;
-	}
-
-	#isOwn(topic: string): boolean {
-		const end = OWN.length + this.deviceId.length;
-		return (
-			topic[end] === "/" &&
-			topic.startsWith(OWN) &&
-			topic.startsWith(this.deviceId, OWN.length)
-		);
 	}
 
 	#stored(uplink: Uplink): void {
@@ -736,8 +684,10 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	#subscribe(packet: ISubscribePacket): void {
 		const identified = packet.properties?.subscriptionIdentifier !== undefined;
 		const granted = packet.subscriptions.map(({ topic, qos }) => {
-			const fault = identified ? 0xa1 : this.#subscriptionFault(topic);
-			if (fault !== 0) return this.#version === 5 ? fault : 0x80;
+			const fault = identified
+				? 0xa1
+				: subscriptionFault(topic, this.deviceId, this.#subscriptions);
+			if (fault !== undefined) return this.#version === 5 ? fault : 0x80;
 			this.#subscriptions ??= new Set();
 			this.#subscriptions.add(topic);
 			return Math.min(qos, 1);
@@ -753,24 +703,6 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 				this.#version,
 			),
 		);
-	}
-
-	#subscriptionFault(filter: string): number {
-		if (filter.startsWith("$share/")) return 0x9e;
-		// A wildcard is a whole level, and # the last one.
-		if (
-			filter === "" ||
-			filter.length > TOPIC_LIMIT ||
-			/[^/][+#]|\+[^/]|#./.test(filter)
-		)
-			return 0x8f;
-		if (!this.#isOwn(filter)) return 0x87;
-		const subscriptions = this.#subscriptions;
-		return subscriptions &&
-			subscriptions.size >= SUBSCRIPTION_LIMIT &&
-			!subscriptions.has(filter)
-			? 0x97
-			: 0;
 	}
 
 	#unsubscribe(packet: IUnsubscribePacket): void {
@@ -809,7 +741,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		options: { qos?: 0 | 1 } = {},
 	): Promise<boolean> {
 		if (this.#state !== "connected") return Promise.resolve(false);
-		const message: DownMessage = {
+		const message: DownlinkMessage = {
 			id: 0,
 			topic,
 			payload: typeof payload === "string" ? Buffer.from(payload) : payload,
@@ -825,33 +757,22 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 			this.#write(this.#publication(message, 0, false));
 			return Promise.resolve(true);
 		}
-		this.#downlink ??= {
-			inFlight: new Map(),
-			waiting: [],
-			bytes: 0,
-			lastId: 0,
-		};
-		const downlink = this.#downlink;
-		if (
-			downlink.inFlight.size + downlink.waiting.length >= DOWNLINK_LIMIT ||
-			downlink.bytes + message.payload.length > DOWNLINK_LIMIT_BYTES
-		) {
+		this.#downlink ??= new Downlink();
+		if (!this.#downlink.add(message)) {
 			this.#host.events.happened(
 				"device_downlink_refused",
-				{},
+				{ by: "server" },
 				{ device_id: this.deviceId },
 			);
 			return Promise.resolve(false);
 		}
 		return new Promise((resolve) => {
 			message.settle = resolve;
-			downlink.bytes += message.payload.length;
-			downlink.waiting.push(message);
-			this.#deliver(downlink);
+			this.#deliver();
 		});
 	}
 
-	#publication(message: DownMessage, qos: 0 | 1, dup: boolean): Buffer {
+	#publication(message: DownlinkMessage, qos: 0 | 1, dup: boolean): Buffer {
 		return write(
 			{
 				cmd: "publish",
@@ -867,47 +788,28 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	}
 
 	/** Sends what waits, as far as the device takes more at once. */
-	#deliver(downlink: Downlink): void {
+	#deliver(): void {
 		const limit = Math.min(
 			DOWNLINK_IN_FLIGHT,
 			this.#five?.receiveMaximum ?? DOWNLINK_IN_FLIGHT,
 		);
-		while (downlink.inFlight.size < limit) {
-			const message = downlink.waiting.shift();
-			if (!message) return;
-			const again = message.id !== 0;
-			if (!again) message.id = nextId(downlink);
-			downlink.inFlight.set(message.id, message);
-			this.#write(this.#publication(message, 1, again));
+		for (;;) {
+			const next = this.#downlink?.next(limit);
+			if (!next) return;
+			this.#write(this.#publication(next.message, 1, next.isRepeated));
 		}
 	}
 
 	#acknowledged(messageId: number, reason: number): void {
-		const downlink = this.#downlink;
-		const message = downlink?.inFlight.get(messageId);
-		if (!downlink || !message) return;
-		downlink.inFlight.delete(messageId);
-		downlink.bytes -= message.payload.length;
+		if (!this.#downlink?.acknowledged(messageId, reason < 0x80)) return;
 		if (reason >= 0x80)
 			this.#host.events.happened(
 				"device_downlink_refused",
-				{},
+				{ by: "device" },
 				{ device_id: this.deviceId, reason },
 			);
-		message.settle?.(reason < 0x80);
-		this.#deliver(downlink);
-		if (downlink.inFlight.size === 0) this.#downlink = undefined;
-	}
-
-	/** Takes over what an earlier connection left, and repeats what was not acknowledged. */
-	#resume(kept: KeptSession): void {
-		this.#subscriptions = kept.subscriptions;
-		const downlink = kept.downlink;
-		if (!downlink) return;
-		downlink.waiting.unshift(...downlink.inFlight.values());
-		downlink.inFlight.clear();
-		this.#downlink = downlink;
-		this.#deliver(downlink);
+		this.#deliver();
+		if (this.#downlink.isEmpty) this.#downlink = undefined;
 	}
 
 	#write(bytes: Buffer): void {
@@ -987,7 +889,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		if (this.#state !== "closing" && this.#state !== "closed")
 			this.#leave("lost");
 		this.#state = "closed";
-		this.#held = undefined;
+		this.#inbox = undefined;
 		this.#host.deadlines.clear(this);
 		this.#host.gone(this);
 	}
@@ -1019,7 +921,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		}
 		this.#leave(reason);
 		this.#state = "closing";
-		this.#held = undefined;
+		this.#inbox = undefined;
 		this.#host.deadlines.set(this, LINGER_MS);
 		this.#socket.end();
 		// What still arrives is read and dropped: closing on unread bytes would reset the
@@ -1034,16 +936,8 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		this.#state = "closing";
 		const downlink = this.#downlink;
 		this.#downlink = undefined;
-		if (downlink) {
-			for (const message of [
-				...downlink.inFlight.values(),
-				...downlink.waiting,
-			]) {
-				message.settle?.(false);
-				message.settle = undefined;
-			}
-		}
-		const keepMs = this.#keepMs();
+		downlink?.interrupt();
+		const keepMs = this.#keepMs(reason);
 		this.#host.left(
 			this,
 			wasConnected && keepMs > 0
@@ -1053,7 +947,14 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		if (wasConnected) this.#tell("closed");
 	}
 
-	#keepMs(): number {
+	#keepMs(reason: EndReason): number {
+		// Whoever comes next under this name may be somebody else.
+		if (
+			reason === "frozen" ||
+			reason === "deleted" ||
+			reason === "secret_changed"
+		)
+			return 0;
 		if (this.#five)
 			return Math.min(this.#five.sessionExpirySeconds * 1000, SESSION_KEPT_MS);
 		return this.#clean ? 0 : SESSION_KEPT_MS;
@@ -1096,16 +997,6 @@ function versionOf({
 }): MqttVersion | undefined {
 	if (name === "MQIsdp") return level === 3 ? 3 : undefined;
 	return level === 4 || level === 5 ? level : undefined;
-}
-
-function nextId(downlink: Downlink): number {
-	do {
-		downlink.lastId = (downlink.lastId % 65_535) + 1;
-	} while (
-		downlink.inFlight.has(downlink.lastId) ||
-		downlink.waiting.some(({ id }) => id === downlink.lastId)
-	);
-	return downlink.lastId;
 }
 
 /** CONNACK of MQTT 5.0; an accepting one tells the client what this server does not offer. */

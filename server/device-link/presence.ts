@@ -35,6 +35,11 @@ export interface PresenceParts {
 	nodeId: string;
 	now: Clock;
 	events: Events;
+	/**
+	 * Called when a device has connected here while another node still lists a connection
+	 * of it: a device has one connection, so that one must be told to hang up.
+	 */
+	onReplaced?: (deviceId: string, connectionId: string) => void;
 }
 
 /** What became of one device since the last write. */
@@ -196,7 +201,7 @@ export class Presence implements AsyncDisposable {
 	}
 
 	async #write(changes: Map<string, Change>): Promise<void> {
-		const { db, nodeId } = this.#parts;
+		const { db, nodeId, onReplaced } = this.#parts;
 		// One order for all nodes, so that two that share devices do not wait for each other.
 		const sorted = [...changes].sort(([a], [b]) => (a < b ? -1 : 1));
 		const ended = sorted.flatMap(([device_id, change]) =>
@@ -225,7 +230,7 @@ export class Presence implements AsyncDisposable {
 			connection_id: "text",
 			at: "text",
 		} as const;
-		await inTransaction(db, async (trx) => {
+		const replaced = await inTransaction(db, async (trx) => {
 			if (ended.length > 0) {
 				// Only who really was on the list went offline now.
 				const { rows: removed } = await sql<{ device_id: string }>`
@@ -259,21 +264,33 @@ export class Presence implements AsyncDisposable {
 					where devices.device_id = v.device_id
 				`.execute(trx);
 			}
-			if (entered.length > 0) {
-				// By way of devices: one that was deleted meanwhile must not fail the others.
-				await sql`
-					insert into presence (device_id, node_id, connection_id, connected_at)
-					select d.device_id, ${nodeId}, v.connection_id, v.at
-					from ${rowsTable(trx, connections, entered)} as v
-					join devices as d on d.device_id = v.device_id
-					where true
-					on conflict (device_id) do update set
-						node_id = excluded.node_id,
-						connection_id = excluded.connection_id,
-						connected_at = excluded.connected_at
-				`.execute(trx);
-			}
+			if (entered.length === 0) return [];
+			const elsewhere = await trx
+				.selectFrom("presence")
+				.select(["device_id", "connection_id"])
+				.where(
+					"device_id",
+					"in",
+					entered.map(({ device_id }) => device_id),
+				)
+				.where("node_id", "!=", nodeId)
+				.execute();
+			// By way of devices: one that was deleted meanwhile must not fail the others.
+			await sql`
+				insert into presence (device_id, node_id, connection_id, connected_at)
+				select d.device_id, ${nodeId}, v.connection_id, v.at
+				from ${rowsTable(trx, connections, entered)} as v
+				join devices as d on d.device_id = v.device_id
+				where true
+				on conflict (device_id) do update set
+					node_id = excluded.node_id,
+					connection_id = excluded.connection_id,
+					connected_at = excluded.connected_at
+			`.execute(trx);
+			return elsewhere;
 		});
+		for (const { device_id, connection_id } of replaced)
+			onReplaced?.(device_id, connection_id);
 	}
 
 	// --- nodes --------------------------------------------------------------------------
