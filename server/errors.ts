@@ -63,6 +63,11 @@ export const errors = {
 		"Invalid input. The request body exceeds the upper limit.",
 	),
 	notReady: kind(503, "IOTDA.000024", "The server is not ready."),
+	storageFull: kind(
+		507,
+		"IOTDA.000025",
+		"The server has no room left for files.",
+	),
 	internal: kind(500, "IOTDA.000001", "Internal server error."),
 
 	// signing in; the wire carries only status and sentence

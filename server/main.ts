@@ -6,6 +6,9 @@ enableCompileCache();
 const { ConfigError, readConfig } = await import("./config.ts");
 const { startServer } = await import("./server.ts");
 
+/** An upload in progress may hold the end up for this long; then it is cut off. */
+const STOP_MS = 10_000;
+
 try {
 	const server = await startServer(readConfig());
 	for (const line of server.greeting) console.log(line);
@@ -15,6 +18,7 @@ try {
 		process.on(signal, () => {
 			if (stopping) process.exit(130);
 			stopping = true;
+			setTimeout(() => process.exit(1), STOP_MS).unref();
 			server[Symbol.asyncDispose]().then(
 				() => process.exit(0),
 				(error: unknown) => {

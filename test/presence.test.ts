@@ -265,9 +265,10 @@ forEachEngine((engine) => {
 			const [livingId, silentId] = [unique("node"), unique("node")];
 			await using living = await open(livingId);
 			await using silent = await open(silentId);
-			const [mine, theirs] = [device(), device()];
+			const [mine, theirs, moved] = [device(), device(), device()];
 			await living.online(mine, "m1");
 			await silent.online(theirs, "t1");
+			await silent.online(moved, "t2");
 			clock.pass({ seconds: 50 });
 			await living.beat();
 			assert.equal((await rowOf(theirs))?.connection_id, "t1");
@@ -281,9 +282,11 @@ forEachEngine((engine) => {
 			assert.equal((await nodeIds()).includes(silentId), false);
 			assert.equal((await rowOf(mine))?.connection_id, "m1");
 
+			await living.online(moved, "m2");
 			await silent.beat();
 			await silent.flush();
 			assert.equal((await rowOf(theirs))?.connection_id, "t1");
+			assert.equal((await rowOf(moved))?.connection_id, "m2");
 			assert.ok((await nodeIds()).includes(silentId));
 			await living.beat();
 			assert.equal((await rowOf(theirs))?.connection_id, "t1");

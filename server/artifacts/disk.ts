@@ -84,7 +84,9 @@ class Disk implements ArtifactStore {
 		} catch (error) {
 			await file.close().catch(() => {});
 			await rm(path, { force: true });
-			throw error;
+			throw isFull(error)
+				? new ApiError(errors.storageFull, { cause: error })
+				: error;
 		}
 		const sha256 = digests.sha256.digest("hex");
 		return {
@@ -238,4 +240,13 @@ async function syncDirectory(directory: string): Promise<void> {
 
 function isMissing(error: unknown): boolean {
 	return error instanceof Error && "code" in error && error.code === "ENOENT";
+}
+
+/** No room, or none that this user may have. */
+function isFull(error: unknown): boolean {
+	return (
+		error instanceof Error &&
+		"code" in error &&
+		(error.code === "ENOSPC" || error.code === "EDQUOT")
+	);
 }

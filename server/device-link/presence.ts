@@ -48,7 +48,7 @@ interface Change {
 	connectionId: string | undefined;
 	/** Connections that ended; only rows that still name one of them are removed. */
 	ended: string[];
-	/** Came online at least once since. */
+	/** Came online at least once since; otherwise it only is entered again. */
 	cameOnline: boolean;
 	at: Date;
 }
@@ -265,21 +265,25 @@ export class Presence implements AsyncDisposable {
 				`.execute(trx);
 			}
 			if (entered.length === 0) return [];
-			const elsewhere = await trx
-				.selectFrom("presence")
-				.select(["device_id", "connection_id"])
-				.where(
-					"device_id",
-					"in",
-					entered.map(({ device_id }) => device_id),
-				)
-				.where("node_id", "!=", nodeId)
-				.execute();
+			const rows = rowsTable(trx, connections, entered);
+			const { rows: elsewhere } = await sql<{
+				device_id: string;
+				connection_id: string;
+			}>`
+				select p.device_id, p.connection_id
+				from presence as p join ${rows} as v on v.device_id = p.device_id
+				where p.node_id <> ${nodeId}
+			`.execute(trx);
+			const taken = new Set(elsewhere.map(({ device_id }) => device_id));
+			const entering = entered.filter(
+				({ device_id }) =>
+					!taken.has(device_id) || changes.get(device_id)?.cameOnline,
+			);
 			// By way of devices: one that was deleted meanwhile must not fail the others.
 			await sql`
 				insert into presence (device_id, node_id, connection_id, connected_at)
 				select d.device_id, ${nodeId}, v.connection_id, v.at
-				from ${rowsTable(trx, connections, entered)} as v
+				from ${rowsTable(trx, connections, entering)} as v
 				join devices as d on d.device_id = v.device_id
 				where true
 				on conflict (device_id) do update set
@@ -287,7 +291,9 @@ export class Presence implements AsyncDisposable {
 					connection_id = excluded.connection_id,
 					connected_at = excluded.connected_at
 			`.execute(trx);
-			return elsewhere;
+			return elsewhere.filter(
+				({ device_id }) => changes.get(device_id)?.cameOnline,
+			);
 		});
 		for (const { device_id, connection_id } of replaced)
 			onReplaced?.(device_id, connection_id);
@@ -335,8 +341,11 @@ export class Presence implements AsyncDisposable {
 				// Stopped, or cut off from the store, for so long that others may have taken
 				// this node for dead. From here on they see that it is not.
 				await this.#insertNode();
-				for (const [deviceId, connectionId] of this.#online)
-					void this.online(deviceId, connectionId);
+				for (const [deviceId, connectionId] of this.#online) {
+					// Not as newly come: a device that went to another node meanwhile stays there.
+					this.#change(deviceId).connectionId ??= connectionId;
+					void this.#schedule();
+				}
 			}
 			const silent = await db
 				.selectFrom("nodes")
