@@ -53,6 +53,7 @@ export interface Server extends AsyncDisposable {
 }
 
 const log = logger("server");
+const RENEWAL_CHECK_MS = 24 * 60 * 60 * 1000;
 
 /** Starts everything; when a part fails, what was opened before it is closed again. */
 export async function startServer(
@@ -83,8 +84,18 @@ export async function startServer(
 		events,
 		notify: (notice) => link.notify(notice),
 	});
-	const presence = opened.use(await openPresence({ db, nodeId, now, events }));
+	const presence = opened.use(
+		await openPresence({
+			db,
+			nodeId,
+			now,
+			events,
+			onReplaced: (deviceId, connectionId) =>
+				link.replaced(deviceId, connectionId),
+		}),
+	);
 	const link = new DeviceLink({
+		hangUp: (deviceId, reason) => mqtt.disconnect(deviceId, reason),
 		exchanges,
 		presence,
 		links,
@@ -143,9 +154,7 @@ export async function startServer(
 			limits: config.packages,
 			isReady: () => ready,
 			onDeviceDeleted: removeDeviceFromTasks,
-			onDeviceFrozen: (deviceId) => link.disconnect(deviceId, "frozen"),
-			disconnectDevice: (deviceId) =>
-				link.disconnect(deviceId, "secret_changed"),
+			disconnectDevice: (deviceId, reason) => link.disconnect(deviceId, reason),
 		}),
 	);
 	const ports: ListenerPorts = {
@@ -157,6 +166,7 @@ export async function startServer(
 	await rollout.start();
 	ready = true;
 	void removeOrphans(db, artifacts, now());
+	opened.use(renewCertificate(config, now, [mqtt, downloads]));
 
 	const closing = opened.move();
 	return {
@@ -201,6 +211,32 @@ function readClientCa(config: Config): Buffer | undefined {
 	return config.devices.clientCaFile === undefined
 		? undefined
 		: readFileSync(config.devices.clientCaFile);
+}
+
+interface Listener {
+	renewCertificate(tls: { cert: string; key: string }): void;
+}
+
+/** A server that runs for years outlives its certificate: looked at every day. */
+function renewCertificate(
+	config: Config,
+	now: Clock,
+	listeners: readonly Listener[],
+): Disposable {
+	const timer = setInterval(() => {
+		openDeviceCertificate(config, now)
+			.then(({ cert, key, issued }) => {
+				if (!issued) return;
+				for (const listener of listeners)
+					listener.renewCertificate({ cert, key });
+				log.info("the device listeners have a new certificate");
+			})
+			.catch((error: unknown) => {
+				log.error({ err: error }, "the certificate could not be looked at");
+			});
+	}, RENEWAL_CHECK_MS);
+	timer.unref();
+	return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /** Files that a process killed in the middle of an upload left without a name. */

@@ -25,14 +25,18 @@ import type { Presence } from "./presence.ts";
 
 const log = logger("device-link");
 
-/** What one process tells the others: whoever has this device hangs up. */
+/** What one process tells the others: whoever has this device, or this connection, hangs up. */
 interface Disconnect {
 	disconnect: string;
 	reason: CloseReason;
+	/** Only this one: the device has connected elsewhere. */
+	connection?: string;
 }
 
 export interface DeviceLinkParts {
 	signal: Signal;
+	/** Ends the device's connection to this process, and a sign-in being decided. */
+	hangUp: (deviceId: string, reason: CloseReason) => void;
 	exchanges: Exchanges;
 	presence: Presence;
 	links: DownloadLinks;
@@ -68,18 +72,36 @@ export class DeviceLink implements DeviceEars {
 
 	/** Ends the device's connection, to whichever process it is connected. */
 	disconnect(deviceId: string, reason: CloseReason): void {
-		const connection = this.#connections.get(deviceId);
-		if (connection) connection.close(reason);
-		else
-			this.#parts.signal.send(
-				JSON.stringify({ disconnect: deviceId, reason } satisfies Disconnect),
-			);
+		this.#tell({ disconnect: deviceId, reason });
+	}
+
+	/** The device has connected to this process and left that connection behind elsewhere. */
+	replaced(deviceId: string, connectionId: string): void {
+		this.#tell({
+			disconnect: deviceId,
+			reason: "replaced",
+			connection: connectionId,
+		});
+	}
+
+	/** Done here at once: another process may have the device, or the signal may be lost. */
+	#tell(message: Disconnect): void {
+		this.#hangUp(message);
+		this.#parts.signal.send(JSON.stringify(message));
+	}
+
+	#hangUp({ disconnect, reason, connection }: Disconnect): void {
+		if (connection === undefined) {
+			this.#parts.hangUp(disconnect, reason);
+			return;
+		}
+		const here = this.#connections.get(disconnect);
+		if (here?.connectionId === connection) here.close(reason);
 	}
 
 	#onSignal(payload: string): void {
-		if (!payload.startsWith('{"disconnect"')) return;
-		const { disconnect, reason } = JSON.parse(payload) as Disconnect;
-		this.#connections.get(disconnect)?.close(reason);
+		if (payload.startsWith('{"disconnect"'))
+			this.#hangUp(JSON.parse(payload) as Disconnect);
 	}
 
 	connected(connection: DeviceConnection): void {

@@ -165,6 +165,15 @@ export class DownloadServer implements AsyncDisposable {
 		this.#server.on("error", (error) => log.error({ err: error }, "listener"));
 	}
 
+	/** Connections from now on are shown this certificate. */
+	renewCertificate(tls: { cert: string; key: string }): void {
+		this.#server.setSecureContext({
+			...this.#options.tls,
+			minVersion: "TLSv1.2",
+			...tls,
+		});
+	}
+
 	/** The port it really has. */
 	get port(): number {
 		return (this.#server.address() as AddressInfo).port;

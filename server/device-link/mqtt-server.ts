@@ -80,6 +80,11 @@ export const deviceTls = {
 	ecdhCurve: "X25519:P-256:P-384",
 } as const;
 
+function secureContext({ cert, key, clientCa }: MqttServerTls) {
+	// An empty list keeps the public authorities out: none of them speaks for a device.
+	return { ...deviceTls, cert, key, ca: clientCa ?? [] };
+}
+
 const WEBSOCKET_PATH = "/mqtt";
 /** Chosen in this order; the second is what clients of MQTT 3.1 call it. */
 const WEBSOCKET_PROTOCOLS = ["mqtt", "mqttv3.1"];
@@ -175,14 +180,10 @@ export class MqttServer implements AsyncDisposable {
 		this.#keptSweep = setInterval(() => this.#forgetKept(), 60_000).unref();
 
 		this.#tls = createTlsServer({
-			...deviceTls,
-			cert: tls.cert,
-			key: tls.key,
+			...secureContext(tls),
 			// Whether a certificate is the device's is decided at sign-in, by fingerprint.
 			requestCert: true,
 			rejectUnauthorized: false,
-			// An empty list keeps the public authorities out: none of them speaks for a device.
-			ca: tls.clientCa ?? [],
 			// The time to sign in covers the handshake.
 			handshakeTimeout: config.signInTimeoutMs + 10_000,
 		});
@@ -227,6 +228,11 @@ export class MqttServer implements AsyncDisposable {
 		}
 		this.#connections.get(deviceId)?.close(reason);
 		this.#kept.delete(deviceId);
+	}
+
+	/** Connections from now on are shown this certificate; those that stand stay. */
+	renewCertificate(tls: Pick<MqttServerTls, "cert" | "key">): void {
+		this.#tls?.setSecureContext(secureContext({ ...this.#parts.tls, ...tls }));
 	}
 
 	/**

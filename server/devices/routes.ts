@@ -55,9 +55,11 @@ export interface DeviceRouteParts {
 	now: Clock;
 	sealed: Sealed;
 	onDeviceDeleted: OnDeviceDeleted;
-	/** Ends the device's connection, on whatever node it is. */
-	onDeviceFrozen: (deviceId: string) => void | Promise<void>;
-	disconnectDevice: (deviceId: string) => void | Promise<void>;
+	/** Ends the device's connection, to whichever process it is connected. */
+	disconnectDevice: (
+		deviceId: string,
+		reason: "frozen" | "deleted" | "secret_changed",
+	) => void;
 }
 
 export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
@@ -186,7 +188,7 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 				parts.onDeviceDeleted,
 				now(),
 			);
-			await parts.disconnectDevice(device_id);
+			parts.disconnectDevice(device_id, "deleted");
 			return reply.code(204).send();
 		},
 	);
@@ -213,7 +215,8 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 				{ secret: body.secret, secretType },
 				sealed,
 			);
-			if (body.force_disconnect) await parts.disconnectDevice(device_id);
+			if (body.force_disconnect)
+				parts.disconnectDevice(device_id, "secret_changed");
 			return { device_id, secret, secret_type: secretType };
 		},
 	);
@@ -227,7 +230,7 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		async (request, reply) => {
 			const { device_id } = request.params;
 			await freezeDevice(db, request.scope, device_id);
-			await parts.onDeviceFrozen(device_id);
+			parts.disconnectDevice(device_id, "frozen");
 			return reply.code(204).send();
 		},
 	);
