@@ -13,7 +13,7 @@ Measurements (all of them unless named)
   tasks                a task on 30,000 listed devices
 
 Options
-  --connections N      devices that report (1000)
+  --connections N      devices that report (500)
   --devices N          devices of the task (30000)
 
 The figures go to bench/results.md.
@@ -22,7 +22,7 @@ The figures go to bench/results.md.
 const { positionals, values } = parseArgs({
 	allowPositionals: true,
 	options: {
-		connections: { type: "string", default: "1000" },
+		connections: { type: "string", default: "500" },
 		devices: { type: "string", default: "30000" },
 		help: { type: "boolean", short: "h", default: false },
 	},

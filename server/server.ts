@@ -95,6 +95,7 @@ export async function startServer(
 		}),
 	);
 	const link = new DeviceLink({
+		nodeId,
 		hangUp: (deviceId, reason) => mqtt.disconnect(deviceId, reason),
 		exchanges,
 		presence,

@@ -15,10 +15,14 @@ export interface LoadPlan {
 	port: number;
 	devices: DeviceIdentity[];
 	module: { name: string; version: string };
+}
+
+/** Sent once every device has its notice, as often as wanted. */
+export interface LoadPhase {
 	/** Reports of one connection that may wait for their acknowledgement. */
 	window: number;
-	/** Reports of one connection, progress 1 to this; at most 99. */
-	reportsPerDevice: number;
+	/** Each device reports its progress on from where it is, up to this; at most 99. */
+	upToProgress: number;
 }
 
 export type FromLoad =
@@ -49,8 +53,8 @@ class Reporter {
 	readonly #topic: string;
 	readonly #on: Listeners;
 	#noticed = false;
-	#sent = 0;
-	#running = false;
+	#progress = 0;
+	#upToProgress = 0;
 	/** When the report with this packet id, which is its progress, was written. */
 	readonly #sentAtMs: number[] = [];
 	#out: Buffer[] = [];
@@ -80,9 +84,9 @@ class Reporter {
 		this.#flush();
 	}
 
-	run(): void {
-		this.#running = true;
-		for (let i = 0; i < this.#plan.window; i++) this.#report();
+	run(phase: LoadPhase): void {
+		this.#upToProgress = phase.upToProgress;
+		for (let i = 0; i < phase.window; i++) this.#report();
 		this.#flush();
 	}
 
@@ -95,7 +99,6 @@ class Reporter {
 				this.#on.connected();
 				break;
 			case "puback": {
-				if (!this.#running) break;
 				const sentAt = this.#sentAtMs[packet.messageId ?? 0];
 				if (sentAt === undefined) break;
 				this.#on.acknowledged(performance.now() - sentAt);
@@ -130,8 +133,8 @@ class Reporter {
 	}
 
 	#report(): void {
-		if (this.#sent >= this.#plan.reportsPerDevice) return;
-		const progress = ++this.#sent;
+		if (this.#progress >= this.#upToProgress) return;
+		const progress = ++this.#progress;
 		this.#sentAtMs[progress] = performance.now();
 		this.#publish(progress, "upgrade_progress_report", {
 			result_code: 0,
@@ -184,52 +187,63 @@ function tell(message: FromLoad): void {
 }
 
 function fail(reason: string): void {
-	if (finished) return;
 	tell({ kind: "failed", reason });
 	process.exit(1);
 }
 
-let finished = false;
+// Whoever started this is gone: nobody is left to tell.
+process.on("disconnect", () => process.exit());
 
 process.once("message", (plan: LoadPlan) => {
-	const total = plan.devices.length * plan.reportsPerDevice;
-	const latencies = new Float64Array(total);
-	let acknowledged = 0;
+	const count = plan.devices.length;
 	let connected = 0;
 	let noticed = 0;
-	let startedAtMs = 0;
-	const on = {
+	let phase: Phase | undefined;
+	const on: Listeners = {
 		connected: () => {
-			if (++connected === plan.devices.length) tell({ kind: "connected" });
+			if (++connected === count) tell({ kind: "connected" });
 		},
 		noticed: () => {
-			if (++noticed === plan.devices.length) tell({ kind: "noticed" });
+			if (++noticed === count) tell({ kind: "noticed" });
 		},
-		acknowledged: (ms: number) => {
-			latencies[acknowledged++] = ms;
-			if (acknowledged < total) return;
-			const elapsedMs = performance.now() - startedAtMs;
-			finished = true;
-			latencies.sort();
-			const at = (share: number) =>
-				latencies[Math.min(total - 1, Math.floor(total * share))] ?? 0;
-			tell({
-				kind: "done",
-				reports: total,
-				elapsedMs,
-				p50Ms: at(0.5),
-				p99Ms: at(0.99),
-				maxMs: at(1),
-			});
-			process.disconnect();
-			setImmediate(() => process.exit(0));
-		},
+		acknowledged: (ms) => phase?.acknowledged(ms),
 	};
 	const reporters = plan.devices.map(
 		(identity) => new Reporter(plan, identity, on),
 	);
-	process.once("message", () => {
-		startedAtMs = performance.now();
-		for (const reporter of reporters) reporter.run();
+	let progress = 0;
+	process.on("message", (next: LoadPhase) => {
+		phase = new Phase(count * (next.upToProgress - progress));
+		progress = next.upToProgress;
+		for (const reporter of reporters) reporter.run(next);
 	});
 });
+
+/** Counts the acknowledgements of one phase and tells when all are there. */
+class Phase {
+	readonly #latenciesMs: Float64Array;
+	readonly #startedAtMs = performance.now();
+	#acknowledged = 0;
+
+	constructor(reports: number) {
+		this.#latenciesMs = new Float64Array(reports);
+	}
+
+	acknowledged(ms: number): void {
+		const latencies = this.#latenciesMs;
+		latencies[this.#acknowledged++] = ms;
+		if (this.#acknowledged < latencies.length) return;
+		const elapsedMs = performance.now() - this.#startedAtMs;
+		latencies.sort();
+		const at = (share: number) =>
+			latencies[Math.floor((latencies.length - 1) * share)] ?? 0;
+		tell({
+			kind: "done",
+			reports: latencies.length,
+			elapsedMs,
+			p50Ms: at(0.5),
+			p99Ms: at(0.99),
+			maxMs: at(1),
+		});
+	}
+}

@@ -31,10 +31,13 @@ interface Disconnect {
 	reason: CloseReason;
 	/** Only this one: the device has connected elsewhere. */
 	connection?: string;
+	/** The node that says so, and has done so itself. */
+	from: string;
 }
 
 export interface DeviceLinkParts {
 	signal: Signal;
+	nodeId: string;
 	/** Ends the device's connection to this process, and a sign-in being decided. */
 	hangUp: (deviceId: string, reason: CloseReason) => void;
 	exchanges: Exchanges;
@@ -84,10 +87,11 @@ export class DeviceLink implements DeviceEars {
 		});
 	}
 
-	/** Done here at once: another process may have the device, or the signal may be lost. */
-	#tell(message: Disconnect): void {
+	#tell(what: Omit<Disconnect, "from">): void {
+		const { nodeId, signal } = this.#parts;
+		const message = { ...what, from: nodeId } satisfies Disconnect;
 		this.#hangUp(message);
-		this.#parts.signal.send(JSON.stringify(message));
+		signal.send(JSON.stringify(message));
 	}
 
 	#hangUp({ disconnect, reason, connection }: Disconnect): void {
@@ -100,8 +104,9 @@ export class DeviceLink implements DeviceEars {
 	}
 
 	#onSignal(payload: string): void {
-		if (payload.startsWith('{"disconnect"'))
-			this.#hangUp(JSON.parse(payload) as Disconnect);
+		if (!payload.startsWith('{"disconnect"')) return;
+		const message = JSON.parse(payload) as Disconnect;
+		if (message.from !== this.#parts.nodeId) this.#hangUp(message);
 	}
 
 	connected(connection: DeviceConnection): void {
