@@ -10,7 +10,7 @@ import { failures } from "./failures.ts";
 import { CounterDeltas } from "./task-rows.ts";
 
 /** Device ids of a chunk: small enough that a chunk never holds the event loop for long. */
-export const CHUNK_SIZE = 1_000;
+export const CHUNK_SIZE = 5_000;
 
 export function chunksOf(deviceIds: readonly string[]): string[][] {
 	const chunks: string[][] = [];
@@ -56,7 +56,8 @@ export async function expandChunk(
 			),
 			sql` `,
 		)} end`;
-	const { rows } = await sql<{ status: SubtaskStatus }>`
+	const before = chunk * CHUNK_SIZE;
+	const inserted = await sql`
 		insert into subtasks (task_id, position, device_id, status, error_code, error_msg, updated_at)
 		with resolved as (
 			select listed.value as device_id, listed.ordinal as ordinal,
@@ -72,15 +73,30 @@ export async function expandChunk(
 			left join devices d on d.device_id = listed.value and d.project_id = ${task.projectId}
 			left join products p on p.product_key = d.product_key
 		)
-		select ${task.taskId}, ${sql.lit(chunk * CHUNK_SIZE)} + ordinal, device_id,
+		select ${task.taskId}, ${before} + ordinal, device_id,
 			case when reason is null then ${sql.lit(status)} else 'Fail' end,
 			${pick("code")}, ${pick("message")}, ${instant(now)}
 		from resolved
 		where true
 		order by ordinal
-		on conflict (task_id, device_id) do nothing
-		returning status`.execute(trx);
+		on conflict (task_id, device_id) do nothing`.execute(trx);
+	// Counting the few that failed is cheaper than reading back every row.
+	const { refused } = await trx
+		.selectFrom("subtasks")
+		.select((eb) => eb.fn.countAll<number>().as("refused"))
+		.where("task_id", "=", task.taskId)
+		.where("status", "=", "Fail")
+		.where("position", ">", before)
+		.where("position", "<=", before + CHUNK_SIZE)
+		.executeTakeFirstOrThrow();
+	const failed = Number(refused);
 	const deltas = new CounterDeltas();
-	for (const row of rows) deltas.move(task.taskId, null, row.status);
+	deltas.move(task.taskId, null, "Fail", failed);
+	deltas.move(
+		task.taskId,
+		null,
+		status,
+		Number(inserted.numAffectedRows ?? 0) - failed,
+	);
 	await deltas.write(trx, now);
 }

