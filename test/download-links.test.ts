@@ -113,10 +113,22 @@ test("a token is 32 hex digits and its address names task and position", () => {
 	assert.equal(links.isToken(accessToken, download), true);
 });
 
-test("a token ends with the next notice, and is good for nothing but its own subtask and package", () => {
+test("each notice has a token of its own, and a repeated notice does not end the one before", () => {
+	const later = {
+		...download,
+		offeredAt: new Date(offeredAt.getTime() + 600_000),
+	};
+	const first = links.token(download).accessToken;
+	const second = links.token(later).accessToken;
+	assert.notEqual(first, second);
+	assert.equal(links.isToken(first, later), true);
+	assert.equal(links.isToken(second, later), true);
+});
+
+test("a token is good for nothing but its own offer of its own package", () => {
 	const { accessToken } = links.token(download);
 	for (const other of [
-		{ offeredAt: new Date(offeredAt.getTime() + 1) },
+		{ expiresAt: new Date(download.expiresAt.getTime() + 1) },
 		{ position: 1 },
 		{ taskId: "5c8ba99030344005c02316ae" },
 		{ packageId: "another" },

@@ -414,7 +414,7 @@ test("a missing, wrong or foreign proof is answered with 401 and a short body", 
 	}
 });
 
-test("a link is dead when its time is over, when the upgrade ends, and for a token when a later notice was sent", async () => {
+test("a link is dead when its time is over, when the upgrade ends, and for a token when another offer was made", async () => {
 	await using world = await openWorld();
 	const { path, accessToken } = world.token();
 	const presigned = world.presignedPath();
@@ -442,7 +442,9 @@ test("a link is dead when its time is over, when the upgrade ends, and for a tok
 	}
 	world.offered.status = "Processing";
 	world.offered.offeredAt = new Date("2026-01-29T08:30:00.000Z");
-	assert.deepEqual(await ask2(), [200, 401]);
+	assert.deepEqual(await ask2(), [200, 200], "the notice was repeated");
+	world.offered.expiresAt = new Date("2026-01-30T08:30:00.000Z");
+	assert.deepEqual(await ask2(), [200, 401], "another offer");
 	world.offered.packageId = "another";
 	assert.deepEqual(await ask2(), [404, 401]);
 });

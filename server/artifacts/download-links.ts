@@ -4,8 +4,8 @@
  * an HMAC over what it is good for, so any process with the same key can check it.
  *
  * - Pre-signed: the proof is in the query. Good for one package until its expiry.
- * - With a token: the proof is in the `Authorization` header and covers the instant
- *   of the notice it came with, so a later notice ends it.
+ * - With a token: the proof is in the `Authorization` header. Good for one offer of one
+ *   package; each notice of the offer has a token of its own.
  *
  * Whether the upgrade is still running is not decided here.
  */
@@ -23,6 +23,12 @@ export interface Download {
 	offeredAt: Date;
 	expiresAt: Date;
 }
+
+/** What a token is good for; `expiresAt` tells one offer of a package from the next. */
+type Offered = Pick<
+	Download,
+	"taskId" | "position" | "packageId" | "expiresAt"
+>;
 
 /** What a request asks for, before anything of it is believed. */
 export type DownloadTarget = PresignedTarget | TokenTarget;
@@ -50,11 +56,8 @@ export interface DownloadLinks {
 	parse(requestTarget: string): DownloadTarget | undefined;
 	/** Whether this server signed the address, and it has not expired. */
 	isValid(target: PresignedTarget, now: Date): boolean;
-	/** Whether the token came with the newest notice of this download. */
-	isToken(
-		accessToken: string,
-		download: Pick<Download, "taskId" | "position" | "packageId" | "offeredAt">,
-	): boolean;
+	/** Whether the token came with a notice of this very offer. */
+	isToken(accessToken: string, download: Offered): boolean;
 }
 
 const PRESIGNED =
@@ -76,16 +79,19 @@ export function createDownloadLinks(options: {
 	// The method is part of what is signed; a HEAD asks for less than the GET it names.
 	const sign = (path: string, expiresSeconds: number) =>
 		hmac("GET", path, expiresSeconds);
-	const tokenOf = (
-		d: Pick<Download, "taskId" | "position" | "packageId" | "offeredAt">,
-	) =>
+	// When it was issued, in the clear, and the proof: every notice has a token of its
+	// own, and one that was given out stays good while its time runs, so that a notice
+	// repeated behind a device's back does not end the download it is in.
+	const tokenOf = (download: Offered, issuedSeconds: string) =>
+		issuedSeconds +
 		hmac(
 			"token",
-			d.taskId,
-			d.position,
-			d.packageId,
-			d.offeredAt.getTime(),
-		).slice(0, 32);
+			download.taskId,
+			download.position,
+			download.packageId,
+			download.expiresAt.getTime(),
+			issuedSeconds,
+		).slice(0, 24);
 
 	return {
 		presigned(download) {
@@ -100,7 +106,7 @@ export function createDownloadLinks(options: {
 		token(download) {
 			return {
 				url: `${base()}/iodm/inner/v1.3.0/firmwarefiles/${download.taskId}-${download.position.toString(16)}`,
-				accessToken: tokenOf(download),
+				accessToken: tokenOf(download, hexSeconds(download.offeredAt)),
 			};
 		},
 
@@ -141,9 +147,15 @@ export function createDownloadLinks(options: {
 		},
 
 		isToken(accessToken, download) {
-			return equals(accessToken, tokenOf(download));
+			return equals(accessToken, tokenOf(download, accessToken.slice(0, 8)));
 		},
 	};
+}
+
+function hexSeconds(date: Date): string {
+	return Math.floor(date.getTime() / 1000)
+		.toString(16)
+		.padStart(8, "0");
 }
 
 /** Where devices reach the download listener; `port` is the one it really has. */

@@ -328,7 +328,7 @@ export class DownloadServer implements AsyncDisposable {
 						taskId: target.taskId,
 						position: target.position,
 						packageId: found.packageId,
-						offeredAt: found.offeredAt,
+						expiresAt: found.expiresAt,
 					})
 				) {
 					return "unauthorized";
