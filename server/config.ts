@@ -61,6 +61,8 @@ export interface DevicesConfig {
 	messageLimitBytes: number;
 	/** Uplink messages per second of one connection before reading is slowed; 0: no limit. */
 	messagesPerSecond: number;
+	/** Uplink bytes per second of one connection before reading is slowed; 0: no limit. */
+	bytesPerSecond: number;
 	maxConnections: number;
 }
 
@@ -169,6 +171,10 @@ export const settings = {
 	OTARU_DEVICE_MESSAGES_PER_SECOND: [
 		"50",
 		"uplink rate of one device before it is slowed; 0: no limit",
+	],
+	OTARU_DEVICE_BYTES_PER_SECOND: [
+		"125000",
+		"uplink bytes of one device before it is slowed; 0: no limit",
 	],
 	OTARU_DEVICE_MAX_CONNECTIONS: [
 		"100000",
@@ -351,6 +357,7 @@ export function readConfig(env: Env = process.env): Config {
 				0,
 				1_000_000,
 			),
+			bytesPerSecond: integer("OTARU_DEVICE_BYTES_PER_SECOND", 0, 1 << 30),
 			maxConnections: integer("OTARU_DEVICE_MAX_CONNECTIONS", 1, 10_000_000),
 		},
 		packages: {

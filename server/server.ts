@@ -30,6 +30,7 @@ import {
 } from "./device-link/mqtt-server.ts";
 import { openPresence } from "./device-link/presence.ts";
 import { createSignIn } from "./device-link/sign-in.ts";
+import { findConnectable } from "./devices/devices.ts";
 import { Events } from "./events.ts";
 import { firstStart, type ListenerPorts } from "./first-start.ts";
 import { createHttpServer, type DeclaredRoute } from "./http/http-server.ts";
@@ -77,13 +78,15 @@ export async function startServer(
 		key: await linkKey(db, sealed, now),
 		base: () => downloadBase(config.devices, downloads.port),
 	});
-	const exchanges = new Exchanges({
-		db,
-		now,
-		times: config.times,
-		events,
-		notify: (notice) => link.notify(notice),
-	});
+	const exchanges = opened.use(
+		new Exchanges({
+			db,
+			now,
+			times: config.times,
+			events,
+			notify: (notice) => link.notify(notice),
+		}),
+	);
 	const presence = opened.use(
 		await openPresence({
 			db,
@@ -96,6 +99,7 @@ export async function startServer(
 	);
 	const link = new DeviceLink({
 		nodeId,
+		findConnectable: (deviceIds) => findConnectable(db, deviceIds),
 		hangUp: (deviceId, reason) => mqtt.disconnect(deviceId, reason),
 		exchanges,
 		presence,

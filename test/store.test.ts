@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { statSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
 import { test } from "node:test";
 import { sql } from "kysely";
+import pg from "pg";
 import { readConfig } from "../server/config.ts";
 import {
 	type Db,
@@ -11,7 +13,12 @@ import {
 	openStore,
 	rowsTable,
 } from "../server/database/database.ts";
-import { type Engine, forEachEngine, sqlite } from "./support/engines.ts";
+import {
+	type Engine,
+	forEachEngine,
+	postgres,
+	sqlite,
+} from "./support/engines.ts";
 
 async function withStore(
 	engine: Engine,
@@ -164,6 +171,109 @@ forEachEngine((engine) => {
 		}
 	});
 });
+
+test("a commit that fails takes nobody's half of a transaction with it", () =>
+	withStore(sqlite, async (db) => {
+		const user = (id: string, accountId: string) => ({
+			user_id: id,
+			account_id: accountId,
+			name: id,
+			password_hash: "",
+			is_administrator: 0 as const,
+			created_at: "",
+		});
+		await db.insertInto("accounts").values(account("a")).execute();
+		// Referring to nobody is noticed only at the COMMIT, which the others share.
+		const broken = inTransaction(db, async (trx) => {
+			await sql`pragma defer_foreign_keys = on`.execute(trx);
+			await trx.insertInto("users").values(user("u0", "nobody")).execute();
+		});
+		const others = Array.from({ length: 300 }, (_, index) =>
+			inTransaction(db, async (trx) => {
+				await trx
+					.insertInto("users")
+					.values(user(`x${index}`, "a"))
+					.execute();
+				await nextTurns(index % 3);
+				await trx
+					.insertInto("users")
+					.values(user(`y${index}`, "a"))
+					.execute();
+			}),
+		);
+		const outcomes = await Promise.allSettled([broken, ...others]);
+		assert.equal(outcomes[0]?.status, "rejected");
+		const names = new Set(
+			(await db.selectFrom("users").select("name").execute()).map(
+				({ name }) => name,
+			),
+		);
+		for (const [index, { status }] of outcomes.slice(1).entries()) {
+			const whole = status === "fulfilled";
+			assert.equal(names.has(`x${index}`), whole, `first half of ${index}`);
+			assert.equal(names.has(`y${index}`), whole, `second half of ${index}`);
+		}
+		await db.insertInto("users").values(user("afterwards", "a")).execute();
+	}));
+
+test("the log of the embedded store stays bounded under steady writing", () =>
+	withStore(sqlite, async (db, env) => {
+		const file = `${readConfig(env).dataDir}/otaru.db-wal`;
+		const padding = "x".repeat(20_000);
+		let largest = 0;
+		const write = async (writer: number) => {
+			for (let index = 0; index < 4_000; index++) {
+				await inTransaction(db, (trx) =>
+					trx
+						.insertInto("accounts")
+						.values({ ...account(`${writer}-${index}`), name: padding })
+						.execute(),
+				);
+				if (index % 50 === 0) largest = Math.max(largest, statSync(file).size);
+			}
+		};
+		// 240 MB in all.
+		await Promise.all([write(1), write(2), write(3)]);
+		assert.ok(largest < 200 * 1024 * 1024, `${largest} bytes`);
+	}));
+
+test("a connection to PostgreSQL that breaks rejects what ran on it, and the next works", () =>
+	withStore(postgres, async (db, env) => {
+		const client = new pg.Client({ connectionString: env.OTARU_DATABASE_URL });
+		await client.connect();
+		const breakAll = () =>
+			client.query(
+				"select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+			);
+		await db.insertInto("accounts").values(account("before")).execute();
+		const asleep = inTransaction(db, async (trx) => {
+			await trx.insertInto("accounts").values(account("lost")).execute();
+			await sql`select pg_sleep(10)`.execute(trx);
+		});
+		const between = inTransaction(db, async (trx) => {
+			await trx.insertInto("accounts").values(account("lost too")).execute();
+			await new Promise((resolve) => setTimeout(resolve, 500));
+			await trx.insertInto("accounts").values(account("never")).execute();
+		});
+		const outcomes = Promise.allSettled([asleep, between]);
+		await new Promise((resolve) => setTimeout(resolve, 200));
+		await breakAll();
+		assert.deepEqual(
+			(await outcomes).map(({ status }) => status),
+			["rejected", "rejected"],
+		);
+		await client.end();
+		const rows = await db.selectFrom("accounts").select("account_id").execute();
+		assert.deepEqual(
+			rows.map((row) => row.account_id),
+			["before"],
+		);
+	}));
+
+async function nextTurns(count: number): Promise<void> {
+	for (let turn = 0; turn < count; turn++)
+		await new Promise((resolve) => setImmediate(resolve));
+}
 
 test("the embedded store is in WAL mode and syncs every commit", async () => {
 	const fresh = await sqlite.fresh();

@@ -507,6 +507,51 @@ forEachEngine((engine) => {
 		assert.equal(shown.batchtask.task_progress.success, 2);
 	});
 
+	test("an outage longer than a time limit does not fail the devices that come back", async () => {
+		const w = await world();
+		const task = await w.startTask();
+		const first = await ScriptedDevice.connect(server, w.device);
+		await first.next("version_query");
+		await server.restart(() => clock.pass({ minutes: 4 }));
+		await first[Symbol.asyncDispose]();
+		await using device = await ScriptedDevice.connect(server, w.device);
+		await device.next("version_query");
+		await device.reportFirmware("v2");
+		assert.equal((await w.finished(task.task_id)).batchtask.status, "Success");
+	});
+
+	test("devices deleted while a task reaches for them are removed from it, and it ends", async () => {
+		const w = await world();
+		const devices = await Promise.all(
+			Array.from({ length: 60 }, () => makeDevice(w.api, w.product)),
+		);
+		const ids = devices.map((device) => device.device_id ?? "");
+		const task = await w.startTask(ids);
+		await Promise.all(ids.map((deviceId) => w.api.deleteDevice(deviceId)));
+		clock.pass({ hours: 26 });
+		const { batchtask } = await w.finished(task.task_id);
+		assert.equal(batchtask.status, "Fail");
+		assert.equal(batchtask.task_progress.total, 60);
+		assert.equal(
+			batchtask.task_progress.fail + batchtask.task_progress.removed,
+			60,
+		);
+	});
+
+	test("a reason that ends in the middle of a character is kept up to it", async () => {
+		const w = await world();
+		await using device = await ScriptedDevice.connect(server, w.device);
+		const task = await w.startTask();
+		await device.next("version_query");
+		await device.reportFirmware("v1");
+		await device.next("firmware_upgrade_v2");
+		await device.report(255, "v1", 3, {
+			description: `${"x".repeat(511)}\u{1F600}${"\ud800"}\u0000!`,
+		});
+		const shown = await w.finished(task.task_id);
+		assert.match(onlyDetail(shown)?.error?.error_msg ?? "", /^x{511}/);
+	});
+
 	test("stopping a task ends what is unfinished and closes the download", async () => {
 		const w = await world();
 		const idle = await makeDevice(w.api, w.product);

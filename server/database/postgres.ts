@@ -9,35 +9,60 @@ pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 /** Statements that come often are named, so that the server plans them once. */
 const NAME_AFTER_USES = 3;
 const NAMED_STATEMENTS = 500;
+/** No statement of ours takes a tenth of this: bulk work goes in chunks. */
+const QUERY_DEADLINE_MS = 30_000;
 
 class NamingClient extends pg.Client {
 	readonly #seen = new Map<string, number>();
 
+	constructor(config?: pg.ClientConfig) {
+		super(config);
+		// A connection that breaks rejects what runs on it; without a listener of its own
+		// the event would end the process.
+		this.on("error", () => {});
+	}
+
 	// `pg` overloads query in five ways; only the one Kysely uses is rewritten.
 	override query(...args: unknown[]): never {
 		const [text, values] = args;
-		if (
-			typeof text === "string" &&
-			Array.isArray(values) &&
-			values.length > 0
-		) {
-			const uses = (this.#seen.get(text) ?? 0) + 1;
-			if (uses > 1 || this.#seen.size < NAMED_STATEMENTS * 4)
-				this.#seen.set(text, uses);
-			if (uses >= NAME_AFTER_USES && this.#seen.size < NAMED_STATEMENTS) {
-				const name = createName(text);
-				return super.query(
-					{ name, text, values },
-					...(args.slice(2) as []),
-				) as never;
-			}
-		}
-		return super.query(...(args as [string])) as never;
+		if (typeof text !== "string" || args.length > 2)
+			return super.query(...(args as [string])) as never;
+		const named = Array.isArray(values) && this.#isFrequent(text);
+		return this.#withDeadline(
+			super.query({
+				text,
+				...(Array.isArray(values) ? { values } : {}),
+				...(named ? { name: nameOf(text) } : {}),
+			}),
+		) as never;
+	}
+
+	#isFrequent(text: string): boolean {
+		const uses = (this.#seen.get(text) ?? 0) + 1;
+		if (uses > 1 || this.#seen.size < NAMED_STATEMENTS * 4)
+			this.#seen.set(text, uses);
+		return uses >= NAME_AFTER_USES && this.#seen.size < NAMED_STATEMENTS;
+	}
+
+	/**
+	 * A peer that vanished without a word would be waited for until the kernel gives up,
+	 * a quarter of an hour or for ever: the connection is cut instead, which rejects the
+	 * query and lets the pool open another.
+	 */
+	#withDeadline<T>(answer: Promise<T>): Promise<T> {
+		const timer = setTimeout(
+			() =>
+				(
+					this as unknown as { connection: { stream: { destroy(): void } } }
+				).connection.stream.destroy(),
+			QUERY_DEADLINE_MS,
+		);
+		return answer.finally(() => clearTimeout(timer));
 	}
 }
 
 const names = new Map<string, string>();
-function createName(text: string): string {
+function nameOf(text: string): string {
 	let name = names.get(text);
 	if (!name) {
 		name = `otaru_${createHash("sha256").update(text).digest("hex").slice(0, 24)}`;
@@ -52,6 +77,7 @@ export function openPool(url: string, connections: number): pg.Pool {
 		max: connections,
 		application_name: "otaru",
 		connectionTimeoutMillis: 10_000,
+		keepAlive: true,
 		Client: NamingClient as unknown as typeof pg.Client,
 	} as pg.PoolConfig);
 }

@@ -7,11 +7,10 @@ const database = new DatabaseSync((workerData as { file: string }).file, {
 });
 database.exec("pragma synchronous=full");
 
-parentPort?.on("message", () => {
+/** Passive never makes a writer wait; truncate is asked for when nobody writes. */
+parentPort?.on("message", (mode: "passive" | "truncate") => {
 	try {
-		// Passive never makes a writer wait; the log starts over at its beginning once
-		// everything in it was copied.
-		database.exec("pragma wal_checkpoint(passive)");
+		database.exec(`pragma wal_checkpoint(${mode})`);
 	} finally {
 		parentPort?.postMessage("done");
 	}

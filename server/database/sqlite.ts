@@ -8,7 +8,7 @@
  * each is answered only when the shared COMMIT is on disk (`synchronous=FULL`).
  * Measured, that turns 6,000 durable inserts a second into 48,000.
  */
-import { existsSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import {
 	DatabaseSync,
 	type SQLInputValue,
@@ -34,6 +34,8 @@ const GROUP_MS = 10;
 const KEPT_STATEMENTS = 500;
 /** About 10,000 pages of 4 KiB: past that the log is written back into the file. */
 const WAL_LIMIT_BYTES = 40 * 1024 * 1024;
+/** Past that writers wait until all of it is written back. */
+const WAL_HARD_LIMIT_BYTES = 4 * WAL_LIMIT_BYTES;
 
 export class SqliteDialect implements Dialect {
 	readonly #file: string;
@@ -90,7 +92,7 @@ class SqliteDriver implements Driver {
 		this.#writer = new StatementCache(writer);
 		this.#reader = new StatementCache(reader);
 		this.#lane = new WriteLane(this.#writer);
-		this.#checkpointer = new Checkpointer(this.#file);
+		this.#checkpointer = new Checkpointer(this.#file, this.#lane);
 	}
 
 	async acquireConnection(): Promise<DatabaseConnection> {
@@ -117,7 +119,7 @@ class SqliteDriver implements Driver {
 
 	async destroy(): Promise<void> {
 		await this.#checkpointer?.close();
-		this.#lane?.close();
+		await this.#lane?.close();
 		this.#reader?.database.close();
 		this.#writer?.database.close();
 		this.#lane = undefined;
@@ -215,19 +217,25 @@ class SqliteConnection implements DatabaseConnection {
 	}
 
 	rollback(): void {
+		// After a COMMIT that failed Kysely rolls back what has left the lane already.
+		if (!this.#inTransaction) return;
 		this.#inTransaction = false;
 		this.#lane.leaveFailed(true);
 	}
 }
 
+interface Entrant {
+	savepoint: boolean;
+	/** Wants no transaction, and nobody else's to be open. */
+	alone: boolean;
+	resolve: () => void;
+	reject: (error: unknown) => void;
+}
+
 /** One writer at a time; those that follow each other closely are committed together. */
 class WriteLane {
 	readonly #writer: StatementCache;
-	readonly #waiting: {
-		savepoint: boolean;
-		resolve: () => void;
-		reject: (error: unknown) => void;
-	}[] = [];
+	readonly #waiting: Entrant[] = [];
 	#committers: { resolve: () => void; reject: (error: unknown) => void }[] = [];
 	#occupied = false;
 	#groupOpen = false;
@@ -240,14 +248,12 @@ class WriteLane {
 	}
 
 	/** Resolves when it is the caller's turn; the shared transaction is open then. */
-	enter(savepoint: boolean): Promise<void> {
+	enter(savepoint: boolean, alone = false): Promise<void> {
 		if (this.#closed) return Promise.reject(new Error("The store is closed."));
 		return new Promise((resolve, reject) => {
-			if (this.#occupied) {
-				this.#waiting.push({ savepoint, resolve, reject });
-				return;
-			}
-			this.#admit({ savepoint, resolve, reject });
+			const entrant = { savepoint, alone, resolve, reject };
+			if (this.#occupied) this.#waiting.push(entrant);
+			else this.#admit(entrant);
 		});
 	}
 
@@ -276,17 +282,33 @@ class WriteLane {
 		}
 	}
 
-	close(): void {
+	/** Runs `work` while nobody writes and nothing is uncommitted. */
+	async alone(work: () => Promise<void>): Promise<void> {
+		await this.enter(false, true);
+		try {
+			await work();
+		} finally {
+			this.#next();
+		}
+	}
+
+	/** Waits for whoever is inside, then commits. */
+	async close(): Promise<void> {
 		this.#closed = true;
+		for (const { reject } of this.#waiting.splice(0))
+			reject(new Error("The store is closed."));
+		while (this.#occupied)
+			await new Promise((resolve) => setImmediate(resolve));
 		this.#commit();
 	}
 
-	#admit(entrant: {
-		savepoint: boolean;
-		resolve: () => void;
-		reject: (error: unknown) => void;
-	}): void {
+	#admit(entrant: Entrant): void {
 		this.#occupied = true;
+		if (entrant.alone) {
+			this.#commit();
+			entrant.resolve();
+			return;
+		}
 		try {
 			if (!this.#groupOpen) {
 				this.#writer.run("begin immediate", []);
@@ -347,47 +369,69 @@ class WriteLane {
 
 /**
  * Writes the log back into the file from a thread of its own: on the main thread a
- * checkpoint of 40 MB would hold the event loop for longer than its budget.
+ * checkpoint of 40 MB would hold the event loop for longer than its budget. One beside
+ * the writers makes nobody wait, but under steady writing it never catches up, and the
+ * log would grow until the disk is full: then the writers wait for one that does.
  */
 class Checkpointer {
-	readonly #walFile: string;
 	readonly #file: string;
+	readonly #lane: WriteLane;
 	readonly #timer: NodeJS.Timeout;
 	#worker: Worker | undefined;
-	#busy = false;
+	#running: Promise<void> | undefined;
+	#checkedMs = 0;
 
-	constructor(file: string) {
+	constructor(file: string, lane: WriteLane) {
 		this.#file = file;
-		this.#walFile = `${file}-wal`;
+		this.#lane = lane;
 		this.#timer = setInterval(() => this.#check(), 500);
 		this.#timer.unref();
 	}
 
 	#check(): void {
-		if (this.#busy || !existsSync(this.#walFile)) return;
-		if (statSync(this.#walFile).size < WAL_LIMIT_BYTES) return;
-		this.#busy = true;
-		if (!this.#worker) {
-			this.#worker = new Worker(
-				new URL("./sqlite-checkpoint.ts", import.meta.url),
-				{
-					workerData: { file: this.#file },
-				},
-			);
-			this.#worker.unref();
-			this.#worker.on("message", () => {
-				this.#busy = false;
+		if (this.#running !== undefined) return;
+		const log = statSync(`${this.#file}-wal`, { throwIfNoEntry: false });
+		if (!log || log.size < WAL_LIMIT_BYTES || log.mtimeMs === this.#checkedMs)
+			return;
+		this.#checkedMs = log.mtimeMs;
+		const done =
+			log.size < WAL_HARD_LIMIT_BYTES
+				? this.#checkpoint("passive")
+				: this.#lane.alone(() => this.#checkpoint("truncate"));
+		this.#running = done
+			.catch(() => {
+				// The store is closing, or the thread died: the next look tries again.
+				this.#checkedMs = 0;
+			})
+			.finally(() => {
+				this.#running = undefined;
 			});
-			this.#worker.on("error", () => {
-				this.#busy = false;
+	}
+
+	#checkpoint(mode: "passive" | "truncate"): Promise<void> {
+		this.#worker ??= new Worker(
+			new URL("./sqlite-checkpoint.ts", import.meta.url),
+			{ workerData: { file: this.#file } },
+		);
+		const worker = this.#worker;
+		worker.unref();
+		return new Promise((resolve, reject) => {
+			const failed = (error: Error) => {
 				this.#worker = undefined;
+				reject(error);
+			};
+			worker.once("error", failed);
+			worker.once("message", () => {
+				worker.off("error", failed);
+				resolve();
 			});
-		}
-		this.#worker.postMessage("checkpoint");
+			worker.postMessage(mode);
+		});
 	}
 
 	async close(): Promise<void> {
 		clearInterval(this.#timer);
+		await this.#running;
 		await this.#worker?.terminate();
 	}
 }

@@ -24,6 +24,7 @@ import type {
 import type { Presence } from "./presence.ts";
 
 const log = logger("device-link");
+const RECHECKED_AT_ONCE = 500;
 
 /** What one process tells the others: whoever has this device, or this connection, hangs up. */
 interface Disconnect {
@@ -40,6 +41,8 @@ export interface DeviceLinkParts {
 	nodeId: string;
 	/** Ends the device's connection to this process, and a sign-in being decided. */
 	hangUp: (deviceId: string, reason: CloseReason) => void;
+	/** Those of the devices that exist and are not frozen. */
+	findConnectable: (deviceIds: readonly string[]) => Promise<Set<string>>;
 	exchanges: Exchanges;
 	presence: Presence;
 	links: DownloadLinks;
@@ -51,6 +54,7 @@ export interface DeviceLinkParts {
 export class DeviceLink implements DeviceEars {
 	readonly #parts: DeviceLinkParts;
 	readonly #connections = new Map<string, DeviceConnection>();
+	readonly #dropped = new WeakSet<DeviceConnection>();
 	/**
 	 * Those whose pause after connecting is over. Before, the rollout does not begin with
 	 * them: what a device tells about itself on connecting, such as that it knows of
@@ -104,9 +108,29 @@ export class DeviceLink implements DeviceEars {
 	}
 
 	#onSignal(payload: string): void {
+		if (payload === "") {
+			void this.#recheck();
+			return;
+		}
 		if (!payload.startsWith('{"disconnect"')) return;
 		const message = JSON.parse(payload) as Disconnect;
 		if (message.from !== this.#parts.nodeId) this.#hangUp(message);
+	}
+
+	/** Signals may have been missed: whoever may not be connected any more hangs up. */
+	async #recheck(): Promise<void> {
+		try {
+			const here = [...this.#connections.keys()];
+			for (let start = 0; start < here.length; start += RECHECKED_AT_ONCE) {
+				const some = here.slice(start, start + RECHECKED_AT_ONCE);
+				const connectable = await this.#parts.findConnectable(some);
+				for (const deviceId of some)
+					if (!connectable.has(deviceId))
+						this.#parts.hangUp(deviceId, "frozen");
+			}
+		} catch (error) {
+			log.error({ err: error }, "could not look who may still be connected");
+		}
 	}
 
 	connected(connection: DeviceConnection): void {
@@ -189,7 +213,7 @@ export class DeviceLink implements DeviceEars {
 						"uplink_dropped",
 						{ reason: heard.reason },
 						{ device_id: deviceId },
-						"info",
+						this.#firstDrop(connection) ? "info" : "debug",
 					);
 					break;
 				default:
@@ -197,6 +221,13 @@ export class DeviceLink implements DeviceEars {
 			}
 		}
 		await Promise.all(stored);
+	}
+
+	/** One line a connection tells the operator; a device that talks nonsense does so all day. */
+	#firstDrop(connection: DeviceConnection): boolean {
+		if (this.#dropped.has(connection)) return false;
+		this.#dropped.add(connection);
+		return true;
 	}
 
 	/** Sends a notice to the device if it is connected here; else its next connection brings it up again. */
@@ -222,7 +253,21 @@ export class DeviceLink implements DeviceEars {
 	}
 
 	#send(connection: DeviceConnection, { topic, payload }: Message): void {
-		connection.send(topic, payload).catch((error: unknown) => {
+		const sent = connection.send(topic, payload).then((delivered) => {
+			// Undelivered because the connection ended: the next one brings it up again.
+			if (
+				delivered ||
+				this.#connections.get(connection.deviceId) !== connection
+			)
+				return;
+			this.#parts.events.happened(
+				"message_refused",
+				{},
+				{ device_id: connection.deviceId, bytes: payload.length },
+				"warn",
+			);
+		});
+		sent.catch((error: unknown) => {
 			log.error(
 				{ err: error, device_id: connection.deviceId },
 				"a message could not be sent",

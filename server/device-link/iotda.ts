@@ -35,8 +35,8 @@ const VERSION = /^[A-Za-z0-9_.-]{1,256}$/;
 const MODULE_NAME = /^[A-Za-z0-9_.-]{1,64}$/;
 const DESCRIPTION_LIMIT = 1_024;
 /** A product has ten; a device that lists more than this lists nonsense. */
-const MODULES_LIMIT = 100;
-const SERVICES_LIMIT = 100;
+const MODULES_LIMIT = 20;
+const SERVICES_LIMIT = 20;
 
 /** Reads a payload of `events/up`. Never throws: what does not fit is dropped with a reason. */
 export function readEvents(deviceId: string, payload: Uint8Array): Heard[] {

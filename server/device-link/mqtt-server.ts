@@ -46,6 +46,7 @@ export interface MqttServerParts {
 		| "keepAliveMaxSeconds"
 		| "messageLimitBytes"
 		| "messagesPerSecond"
+		| "bytesPerSecond"
 		| "maxConnections"
 	>;
 	tls: MqttServerTls;

@@ -92,6 +92,8 @@ export interface SessionLimits {
 	messageLimitBytes: number;
 	/** 0: no limit. */
 	messagesPerSecond: number;
+	/** 0: no limit. */
+	bytesPerSecond: number;
 }
 
 /** What all sessions of a server share. */
@@ -371,7 +373,7 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 			return;
 		}
 		// The answers to what the server sends are not what the device says by itself.
-		if (type !== packetType.puback) this.#charge();
+		if (type !== packetType.puback) this.#charge(bytes.length);
 		if (type === packetType.connect) {
 			this.#end("protocol_error", 0x82);
 			return;
@@ -416,12 +418,16 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 		}
 	}
 
-	/** Takes one message from the device's rate; beyond it, reading stops until it is earned again. */
-	#charge(): void {
-		const rate = this.#host.limits.messagesPerSecond;
-		if (rate === 0) return;
+	/** Takes a packet from the device's rates; beyond them, reading stops until they are earned again. */
+	#charge(sizeBytes: number): void {
+		const { messagesPerSecond, bytesPerSecond } = this.#host.limits;
+		const costMs = Math.max(
+			messagesPerSecond === 0 ? 0 : 1000 / messagesPerSecond,
+			bytesPerSecond === 0 ? 0 : (1000 * sizeBytes) / bytesPerSecond,
+		);
+		if (costMs === 0) return;
 		const now = performance.now();
-		this.#paidUntilMs = Math.max(this.#paidUntilMs, now) + 1000 / rate;
+		this.#paidUntilMs = Math.max(this.#paidUntilMs, now) + costMs;
 		// A second's worth may come at once.
 		const aheadMs = this.#paidUntilMs - now - 1000;
 		if (aheadMs > 0) {
@@ -801,7 +807,11 @@ export class MqttSession implements DeviceConnection, DeadlineEntry {
 	}
 
 	#acknowledged(messageId: number, reason: number): void {
-		if (!this.#downlink?.acknowledged(messageId, reason < 0x80)) return;
+		if (!this.#downlink?.acknowledged(messageId, reason < 0x80)) {
+			// It answers what nobody said.
+			this.#charge(4);
+			return;
+		}
 		if (reason >= 0x80)
 			this.#host.events.happened(
 				"device_downlink_refused",

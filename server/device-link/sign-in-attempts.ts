@@ -46,7 +46,11 @@ export class SignInAttempts {
 		const atHome = this.#homes.get(deviceId) === network;
 		return (
 			!this.#devices.isFull(atHome ? homeKey(deviceId) : deviceId) &&
-			(atHome || !this.#addresses.isFull(network))
+			// Where too much fails, whoever has not failed himself may still try: behind one
+			// address may live a fleet that comes back all at once.
+			(atHome ||
+				!this.#addresses.isFull(network) ||
+				!this.#devices.isCounting(deviceId))
 		);
 	}
 
@@ -89,6 +93,11 @@ class Buckets {
 		const emptyAt = this.#emptyAt.get(key);
 		if (emptyAt === undefined) return false;
 		return emptyAt - performance.now() > this.#fullMs;
+	}
+
+	/** Whether a failure is not forgiven yet. */
+	isCounting(key: string): boolean {
+		return (this.#emptyAt.get(key) ?? 0) > performance.now();
 	}
 
 	add(key: string): void {

@@ -507,3 +507,17 @@ async function setFrozen(
 		.executeTakeFirst();
 	return numUpdatedRows > 0n;
 }
+
+/** Those of the devices that exist and are not frozen. */
+export async function findConnectable(
+	db: Db,
+	deviceIds: readonly string[],
+): Promise<Set<string>> {
+	const rows = await db
+		.selectFrom("devices")
+		.select("device_id")
+		.where("device_id", "in", [...deviceIds])
+		.where("frozen", "=", 0)
+		.execute();
+	return new Set(rows.map((row) => row.device_id));
+}

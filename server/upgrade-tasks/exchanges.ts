@@ -97,11 +97,20 @@ interface Waiting extends Input {
 	reject: (error: unknown) => void;
 }
 
+interface Settled {
+	notices: Notice[];
+	changes: SubtaskChange[];
+	droppedVersions: number;
+}
+
 const BATCH_LIMIT = 500;
+/** Failures in a row, each alone, that show that the store is at fault. */
+const STORE_FAILURES = 3;
+const CLOSED = "The server is stopping.";
 const KEPT_TASKS = 200;
 const log = logger("upgrade-tasks");
 
-export class Exchanges {
+export class Exchanges implements AsyncDisposable {
 	readonly #db: Db;
 	readonly #now: Clock;
 	readonly #times: UpgradeTimes;
@@ -109,7 +118,8 @@ export class Exchanges {
 	readonly #events: Events;
 	readonly #packages = new Map<string, Promise<PackageFacts[]>>();
 	#waiting: Waiting[] = [];
-	#flushing = false;
+	#flushing: Promise<void> | undefined;
+	#closed = false;
 
 	constructor(parts: {
 		db: Db;
@@ -145,48 +155,78 @@ export class Exchanges {
 	}
 
 	#enqueue(input: Input): Promise<void> {
+		if (this.#closed) return Promise.reject(new Error(CLOSED));
 		return new Promise((resolve, reject) => {
 			this.#waiting.push({ ...input, resolve, reject });
-			if (this.#flushing) return;
-			this.#flushing = true;
 			// What the other sockets of this turn bring shares the batch.
-			setImmediate(() => void this.#flush());
+			this.#flushing ??= nextTurn().then(() => this.#flush());
 		});
 	}
 
 	async #flush(): Promise<void> {
 		while (this.#waiting.length > 0) {
-			const batch = this.#waiting.slice(0, BATCH_LIMIT);
-			this.#waiting = this.#waiting.slice(BATCH_LIMIT);
+			const batch = this.#waiting.splice(0, BATCH_LIMIT);
 			await this.#settleBatch(batch);
 			// Sockets get their turn between two batches.
-			if (this.#waiting.length > 0)
-				await new Promise((resolve) => setImmediate(resolve));
+			if (this.#waiting.length > 0) await nextTurn();
 		}
-		this.#flushing = false;
+		this.#flushing = undefined;
+	}
+
+	/** What was handed in and not begun is refused, so that devices say it again. */
+	async [Symbol.asyncDispose](): Promise<void> {
+		this.#closed = true;
+		for (const { reject } of this.#waiting.splice(0)) reject(new Error(CLOSED));
+		await this.#flushing;
 	}
 
 	async #settleBatch(batch: readonly Waiting[]): Promise<void> {
 		try {
-			const notices = await this.#settle(batch);
-			for (const { resolve } of batch) resolve();
-			for (const notice of notices) this.#notify(notice);
+			await this.#settleAndTell(batch);
 		} catch (error) {
-			if (batch.length > 1) {
-				// One of them may be at fault: each alone, so that it takes nobody along.
-				for (const single of batch) await this.#settleBatch([single]);
-				return;
-			}
-			log.error(
-				{ err: error, device_id: batch[0]?.deviceId },
-				"what a device said could not be stored",
-			);
-			this.#events.happened("report_not_stored", {});
-			batch[0]?.reject(error);
+			if (batch.length === 1) this.#refuse(batch, error);
+			else await this.#settleEach(batch);
 		}
 	}
 
-	async #settle(inputs: readonly Input[]): Promise<Notice[]> {
+	/** One of them may be at fault: each alone, so that it takes nobody along. */
+	async #settleEach(batch: readonly Waiting[]): Promise<void> {
+		let failuresInARow = 0;
+		for (const [index, single] of batch.entries()) {
+			try {
+				await this.#settleAndTell([single]);
+				failuresInARow = 0;
+			} catch (error) {
+				failuresInARow++;
+				// So many at once: it is the store, and the rest need not try.
+				if (failuresInARow >= STORE_FAILURES) {
+					this.#refuse(batch.slice(index), error);
+					return;
+				}
+				this.#refuse([single], error);
+			}
+		}
+	}
+
+	async #settleAndTell(batch: readonly Waiting[]): Promise<void> {
+		const { notices, changes, droppedVersions } = await this.#settle(batch);
+		for (const { resolve } of batch) resolve();
+		this.#count(changes, droppedVersions);
+		for (const notice of notices) this.#notify(notice);
+	}
+
+	#refuse(batch: readonly Waiting[], error: unknown): void {
+		log.error(
+			{ err: error, device_id: batch[0]?.deviceId, reports: batch.length },
+			"what devices said could not be stored",
+		);
+		for (const { reject } of batch) {
+			this.#events.happened("report_not_stored", {});
+			reject(error);
+		}
+	}
+
+	async #settle(inputs: readonly Input[]): Promise<Settled> {
 		for (let attempt = 1; ; attempt++) {
 			try {
 				return await inTransaction(this.#db, (trx) =>
@@ -198,7 +238,7 @@ export class Exchanges {
 		}
 	}
 
-	async #decide(trx: Db, inputs: readonly Input[]): Promise<Notice[]> {
+	async #decide(trx: Db, inputs: readonly Input[]): Promise<Settled> {
 		const now = this.#now();
 		const dropped = await recordVersions(
 			trx,
@@ -274,8 +314,7 @@ export class Exchanges {
 		await writeChanges(trx, changes, now);
 		// The report that ended the upgrade named the version that runs now.
 		await recordVersions(trx, proven.map(provenVersion), now);
-		this.#count(changes, dropped);
-		return notices;
+		return { notices, changes, droppedVersions: dropped };
 	}
 
 	#count(changes: readonly SubtaskChange[], droppedVersions: number): void {
@@ -556,4 +595,8 @@ async function loadPackages(db: Db, taskId: string): Promise<PackageFacts[]> {
 		sign: row.sign,
 		customInfo: row.custom_info ?? undefined,
 	}));
+}
+
+function nextTurn(): Promise<void> {
+	return new Promise((resolve) => setImmediate(resolve));
 }

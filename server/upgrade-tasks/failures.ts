@@ -85,6 +85,6 @@ export function failureOfResultCode(
 	return reported(
 		fixedTexts.has(resultCode) || !description
 			? text
-			: description.slice(0, DESCRIPTION_LIMIT),
+			: description.slice(0, DESCRIPTION_LIMIT).toWellFormed(),
 	);
 }

@@ -24,7 +24,12 @@ import { failures } from "./failures.ts";
 import { startedExchange } from "./subtask.ts";
 import { CHUNK_SIZE, expandChunk } from "./targets.ts";
 import { CounterDeltas, finishTasks } from "./task-rows.ts";
-import { removeSome, stopSome, type UpgradeTask } from "./upgrade-tasks.ts";
+import {
+	removeDeviceFromTasks,
+	removeSome,
+	stopSome,
+	type UpgradeTask,
+} from "./upgrade-tasks.ts";
 
 const TICK_MS = 1_000;
 /** Everybody connected here is looked at this often, in case a wake-up was lost. */
@@ -79,7 +84,9 @@ export class Rollout implements AsyncDisposable {
 	}
 
 	async start(): Promise<void> {
-		await releaseClaims(this.#parts.db, this.#parts.nodeId);
+		const { db, nodeId, now, times } = this.#parts;
+		await releaseClaims(db, nodeId);
+		await graceAfterOutage(db, now(), times.versionTimeoutMs);
 		this.#loop = this.#run();
 	}
 
@@ -113,7 +120,13 @@ export class Rollout implements AsyncDisposable {
 			room > 0 ? await claimDueTasks(db, nodeId, now(), room, LEASE_MS) : [];
 		for (const taskId of claimed) this.#advance(taskId);
 		const due = await findDueDevices(db, nodeId, now(), DUE_AT_ONCE);
-		if (due.length > 0) await exchanges.settleDue(due);
+		const gone = due.filter((device) => !device.exists);
+		for (const { deviceId } of gone)
+			await inTransaction(db, (trx) =>
+				removeDeviceFromTasks(trx, deviceId, now()),
+			);
+		const there = due.filter((device) => device.exists);
+		await exchanges.settleDue(there.map(({ deviceId }) => deviceId));
 		if (performance.now() - this.#sweptAt > SWEEP_MS) await this.#sweep();
 		return due.length === DUE_AT_ONCE;
 	}
@@ -449,18 +462,20 @@ async function devicesAwaited(
 
 /**
  * Devices whose running subtask is due, the most overdue first: those connected to
- * this process, which alone can speak to them, and those connected to none.
+ * this process, which alone can speak to them, and those connected to none. One that
+ * does not exist is told so, lest its subtask is due for ever.
  */
 async function findDueDevices(
 	db: Db,
 	nodeId: string,
 	now: Date,
 	limit: number,
-): Promise<string[]> {
+): Promise<{ deviceId: string; exists: boolean }[]> {
 	const rows = await db
 		.selectFrom("subtasks as s")
 		.leftJoin("presence as p", "p.device_id", "s.device_id")
-		.select("s.device_id")
+		.leftJoin("devices as d", "d.device_id", "s.device_id")
+		.select(["s.device_id", "d.device_id as existing"])
 		.where("s.due_at", "<=", instant(now))
 		.where("s.status", "=", "Processing")
 		.where((eb) =>
@@ -469,7 +484,35 @@ async function findDueDevices(
 		.orderBy("s.due_at")
 		.limit(limit)
 		.execute();
-	return rows.map((row) => row.device_id);
+	return rows.map((row) => ({
+		deviceId: row.device_id,
+		exists: row.existing !== null,
+	}));
+}
+
+/**
+ * What ran out while nobody was there to hear the devices is not their fault: after a
+ * start they get the time of a version query to come back and say how far they are.
+ */
+async function graceAfterOutage(
+	db: Db,
+	now: Date,
+	graceMs: number,
+): Promise<void> {
+	const until = instant(new Date(now.getTime() + graceMs));
+	await db
+		.updateTable("subtasks")
+		.set((eb) => ({ due_at: until, revision: eb("revision", "+", 1) }))
+		.where("status", "=", "Processing")
+		.where("due_at", "<", until)
+		// A repetition that was put off has waited long enough.
+		.where((eb) =>
+			eb.or([
+				eb("phase", "not in", ["delivered", "reporting"]),
+				eb("due_at", "=", eb.ref("expires_at")),
+			]),
+		)
+		.execute();
 }
 
 function readWake(payload: string): Wake | undefined {

@@ -1,6 +1,6 @@
 /** Targets -> subtasks: the devices of a task as rows, chunk by chunk, in the order given. */
-import { sql } from "kysely";
-import { type Db, listTable } from "../database/database.ts";
+import { type RawBuilder, sql } from "kysely";
+import { type Db, engineOf, listTable } from "../database/database.ts";
 import {
 	instant,
 	type SubtaskStatus,
@@ -56,6 +56,7 @@ export async function expandChunk(
 			),
 			sql` `,
 		)} end`;
+	await holdDevices(trx, ids);
 	const before = chunk * CHUNK_SIZE;
 	const inserted = await sql`
 		insert into subtasks (task_id, position, device_id, status, error_code, error_msg, updated_at)
@@ -99,4 +100,17 @@ export async function expandChunk(
 		Number(inserted.numAffectedRows ?? 0) - failed,
 	);
 	await deltas.write(trx, now);
+}
+
+/**
+ * Keeps the devices from being deleted until the transaction ends: a deletion that did
+ * not see their new subtasks would leave them without a device for ever. SQLite has one
+ * writer, so nothing can come between there.
+ */
+async function holdDevices(trx: Db, ids: RawBuilder<unknown>): Promise<void> {
+	if (engineOf(trx) === "sqlite") return;
+	await sql`
+		select device_id from devices
+		where device_id in (select value from ${listTable(trx, ids)} as listed)
+		order by device_id for key share`.execute(trx);
 }

@@ -41,7 +41,8 @@ export type Subtask = Selectable<SubtaskRow>;
 /** Submitted targets are a table of their own: only what shows them reads them. */
 export interface TaskWithTargets {
 	task: UpgradeTask;
-	deviceIds: string[];
+	/** The submitted device ids, in chunks: JSON lists, as text that is only passed on. */
+	targets: string[];
 }
 
 export interface NewTask {
@@ -77,7 +78,9 @@ export async function createTask(
 	now: Date,
 ): Promise<TaskWithTargets> {
 	const space = await getSpaceOrDefault(db, scope, input.spaceId);
-	const chunks = chunksOf(input.deviceIds);
+	const targets = chunksOf(input.deviceIds).map((chunk) =>
+		JSON.stringify(chunk),
+	);
 	const task = await inTransaction(db, async (trx) => {
 		const packages = await holdPackages(trx, scope, space.app_id, input);
 		const first = packages[0];
@@ -111,7 +114,7 @@ export async function createTask(
 			stopped: 0,
 			removed: 0,
 			expanded_chunks: 0,
-			chunk_count: chunks.length,
+			chunk_count: targets.length,
 			started_position: 0,
 			due_at: instant(now),
 			leased_until: null,
@@ -124,10 +127,10 @@ export async function createTask(
 		await trx
 			.insertInto("upgrade_task_targets")
 			.values(
-				chunks.map((deviceIds, chunk) => ({
+				targets.map((device_ids, chunk) => ({
 					task_id: row.task_id,
 					chunk,
-					device_ids: JSON.stringify(deviceIds),
+					device_ids,
 				})),
 			)
 			.execute();
@@ -142,7 +145,7 @@ export async function createTask(
 			.execute();
 		return row;
 	});
-	return { task, deviceIds: [...input.deviceIds] };
+	return { task, targets };
 }
 
 /** The packages of a new task, kept from being deleted until the transaction ends. */
@@ -209,7 +212,7 @@ export async function listTasks(
 	scope: Scope,
 	filter: TaskFilter,
 	page: Page,
-): Promise<PageResult<TaskWithTargets>> {
+): Promise<PageResult<UpgradeTask>> {
 	if (filter.spaceId !== undefined)
 		await getResourceSpace(db, scope, filter.spaceId);
 	let query = db
@@ -227,40 +230,18 @@ export async function listTasks(
 	}
 	if (filter.status !== undefined)
 		query = query.where("status", "=", filter.status);
-	const result = await listPage(query, "upgrade_tasks.record_id", page);
-	const targets = await targetsOf(
-		db,
-		result.items.map((task) => task.task_id),
-	);
-	return {
-		items: result.items.map((task) => ({
-			task,
-			deviceIds: targets.get(task.task_id) ?? [],
-		})),
-		page: result.page,
-	};
+	return listPage(query, "upgrade_tasks.record_id", page);
 }
 
-async function targetsOf(
-	db: Db,
-	taskIds: readonly string[],
-): Promise<Map<string, string[]>> {
-	const targets = new Map<string, string[]>();
-	if (taskIds.length === 0) return targets;
+/** The targets of a task as they were submitted, in chunks: JSON lists, as text. */
+export async function listTargets(db: Db, taskId: string): Promise<string[]> {
 	const rows = await db
 		.selectFrom("upgrade_task_targets")
-		.select(["task_id", "device_ids"])
-		.where("task_id", "in", [...taskIds])
-		.orderBy("task_id")
+		.select("device_ids")
+		.where("task_id", "=", taskId)
 		.orderBy("chunk")
 		.execute();
-	for (const row of rows) {
-		const known = targets.get(row.task_id);
-		const deviceIds = JSON.parse(row.device_ids) as string[];
-		if (known) for (const deviceId of deviceIds) known.push(deviceId);
-		else targets.set(row.task_id, deviceIds);
-	}
-	return targets;
+	return rows.map((row) => row.device_ids);
 }
 
 /** @throws 404 IOTDA.014970 */
@@ -321,7 +302,7 @@ export async function showTask(
 	const last = subtasks.at(-1);
 	return {
 		task,
-		deviceIds: (await targetsOf(db, [taskId])).get(taskId) ?? [],
+		targets: await listTargets(db, taskId),
 		subtasks,
 		page: {
 			count: await countSubtasks(db, task, filter),

@@ -103,6 +103,7 @@ export async function listen(
 			keepAliveMaxSeconds: 1200,
 			messageLimitBytes: 1_048_576,
 			messagesPerSecond: 0,
+			bytesPerSecond: 0,
 			maxConnections: 10_000,
 			...options.config,
 		},

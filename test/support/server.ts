@@ -20,7 +20,7 @@ export interface TestServer extends AsyncDisposable {
 	config: Config;
 	server: Server;
 	/** Closes the server and starts it again on the same store and the same ports. */
-	restart(): Promise<void>;
+	restart(meanwhile?: () => void): Promise<void>;
 }
 
 export interface TestServerOptions extends Overrides {
@@ -82,9 +82,10 @@ async function startOn(
 		get server() {
 			return server;
 		},
-		async restart() {
+		async restart(meanwhile) {
 			const { http, device, mqtts, mqtt } = server.ports;
 			await server[Symbol.asyncDispose]();
+			meanwhile?.();
 			config = readConfig({
 				...settings,
 				...fresh.env,
