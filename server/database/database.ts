@@ -2,17 +2,16 @@
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import {
+	type Dialect,
 	Kysely,
 	type RawBuilder,
 	type SelectQueryBuilder,
 	SqliteAdapter,
 	sql,
 } from "kysely";
-import type pg from "pg";
 import type { DatabaseConfig } from "../config.ts";
 import { migrate } from "./migrate.ts";
-import { openPool, postgresDialect } from "./postgres.ts";
-import { openLocalSignal, openPostgresSignal, type Signal } from "./signal.ts";
+import { openLocalSignal, type Signal } from "./signal.ts";
 import { SqliteDialect } from "./sqlite.ts";
 import type { Tables } from "./tables.ts";
 
@@ -32,24 +31,29 @@ export interface Store extends AsyncDisposable {
  * @throws when the schema was written by a newer server: a sentence that says so.
  */
 export async function openStore(config: DatabaseConfig): Promise<Store> {
-	let db: Db;
-	let pool: pg.Pool | undefined;
-	if (config.kind === "sqlite") {
-		mkdirSync(dirname(config.file), { recursive: true, mode: 0o700 });
-		db = new Kysely<Tables>({ dialect: new SqliteDialect(config.file) });
-	} else {
-		pool = openPool(config.url, config.connections);
-		// A connection that breaks while idle is replaced by the pool; without a
-		// listener the event would end the process.
-		pool.on("error", () => {});
-		db = new Kysely<Tables>({ dialect: postgresDialect(pool) });
-	}
+	return config.kind === "sqlite"
+		? openStoreOn(new SqliteDialect(fileIn(config.file)), async () =>
+				openLocalSignal(),
+			)
+		: openPostgres(config.url, config.connections);
+}
+
+/** The driver is loaded only when it is used. */
+async function openPostgres(url: string, connections: number): Promise<Store> {
+	const postgres = await import("./postgres.ts");
+	return openStoreOn(postgres.openDialect(url, connections), () =>
+		postgres.openPostgresSignal(url),
+	);
+}
+
+async function openStoreOn(
+	dialect: Dialect,
+	openSignal: () => Promise<Signal>,
+): Promise<Store> {
+	const db: Db = new Kysely<Tables>({ dialect });
 	try {
 		await migrate(db);
-		const signal =
-			config.kind === "sqlite"
-				? openLocalSignal()
-				: await openPostgresSignal(config.url);
+		const signal = await openSignal();
 		return {
 			db,
 			signal,
@@ -62,6 +66,11 @@ export async function openStore(config: DatabaseConfig): Promise<Store> {
 		await db.destroy();
 		throw error;
 	}
+}
+
+function fileIn(file: string): string {
+	mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+	return file;
 }
 
 /** Which engine runs. Only `database/` asks. */

@@ -2,6 +2,10 @@
 import { createHash } from "node:crypto";
 import { PostgresDialect } from "kysely";
 import pg from "pg";
+import { logger } from "../log.ts";
+import type { Signal, SignalListener } from "./signal.ts";
+
+const log = logger("database");
 
 // Counts and sizes are bigint in the store and stay below 2^53.
 pg.types.setTypeParser(pg.types.builtins.INT8, Number);
@@ -71,8 +75,8 @@ function nameOf(text: string): string {
 	return name;
 }
 
-export function openPool(url: string, connections: number): pg.Pool {
-	return new pg.Pool({
+export function openDialect(url: string, connections: number): PostgresDialect {
+	const pool = new pg.Pool({
 		connectionString: url,
 		max: connections,
 		application_name: "otaru",
@@ -80,8 +84,70 @@ export function openPool(url: string, connections: number): pg.Pool {
 		keepAlive: true,
 		Client: NamingClient as unknown as typeof pg.Client,
 	} as pg.PoolConfig);
+	// A connection that breaks while idle is replaced by the pool; without a listener
+	// the event would end the process.
+	pool.on("error", () => {});
+	return new PostgresDialect({ pool });
 }
 
-export function postgresDialect(pool: pg.Pool): PostgresDialect {
-	return new PostgresDialect({ pool });
+const CHANNEL = "otaru";
+
+/** Signals to every process on the same database, by LISTEN and NOTIFY. */
+export async function openPostgresSignal(url: string): Promise<Signal> {
+	const listeners: SignalListener[] = [];
+	let closed = false;
+	let client: pg.Client | undefined;
+
+	const tell = (payload: string) => {
+		for (const listener of listeners) listener(payload);
+	};
+	const connect = async () => {
+		const fresh = new pg.Client({
+			connectionString: url,
+			application_name: "otaru signal",
+			keepAlive: true,
+		});
+		fresh.on("notification", (message) => tell(message.payload ?? ""));
+		fresh.on("error", () => {
+			if (client !== fresh) return;
+			client = undefined;
+			void reconnect();
+		});
+		await fresh.connect();
+		await fresh.query(`listen ${CHANNEL}`);
+		client = fresh;
+	};
+	const reconnect = async () => {
+		while (!closed && !client) {
+			await new Promise((resolve) => setTimeout(resolve, 1_000));
+			try {
+				await connect();
+				tell("");
+			} catch (error) {
+				log.warn({ err: error }, "cannot listen for signals; trying again");
+			}
+		}
+	};
+	await connect();
+	return {
+		send(payload) {
+			client
+				?.query("select pg_notify($1, $2)", [CHANNEL, payload])
+				.catch((error) => {
+					log.warn(
+						{ err: error },
+						"a signal was not sent; the next tick finds the work",
+					);
+				});
+		},
+		onSignal(listener) {
+			listeners.push(listener);
+		},
+		async [Symbol.asyncDispose]() {
+			closed = true;
+			const last = client;
+			client = undefined;
+			await last?.end();
+		},
+	};
 }
