@@ -4,10 +4,10 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { registerDevices } from "../cli/registry.ts";
-import type { CredentialsFile } from "../cli/session.ts";
 import type { DeviceIdentity } from "../simulator/device.ts";
 import { ServerProcess } from "../test/support/server-process.ts";
 import { Client } from "../wire/client.ts";
+import type { CredentialsFile } from "../wire/credentials.ts";
 
 export const MODULE = { name: "MCU", version: "1.0.0" };
 

@@ -20,13 +20,14 @@ import { startServer as openServer } from "../server/server.ts";
 import type { DeviceIdentity } from "../simulator/device.ts";
 import { Fleet } from "../simulator/fleet.ts";
 import { Client } from "../wire/client.ts";
+import type { CredentialsFile } from "../wire/credentials.ts";
 import type { Task } from "../wire/tasks.ts";
+import type { Command } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
 import { untilInterrupted } from "./interrupt.ts";
-import type { Command } from "./main.ts";
 import { bytesText, columns, counted, durationText, Output } from "./output.ts";
 import { inParallel, registerDevices } from "./registry.ts";
-import { brokerUrl, type CredentialsFile } from "./session.ts";
+import { brokerUrl } from "./session.ts";
 
 const PRODUCT_ID = "thermostat";
 const BUCKET = "demo";

@@ -3,16 +3,9 @@
  * into a sentence, the next step, and an exit code that scripts can trust.
  */
 import { readFileSync } from "node:fs";
+import type { Command } from "./command.ts";
 import { CommandError, exitCodes, reportError } from "./errors.ts";
 import { columns } from "./output.ts";
-
-export interface Command {
-	/** What it does, for the list of commands. */
-	summary: string;
-	help: string;
-	/** @returns the exit code. */
-	run: (args: string[]) => Promise<number>;
-}
 
 /** Loaded when asked for, so that `otaru --help` answers at once. */
 const commands: Readonly<

@@ -2,26 +2,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { Client } from "../wire/client.ts";
+import type { CredentialsFile } from "../wire/credentials.ts";
 import { CommandError, exitCodes } from "./errors.ts";
-
-/** `credentials.json`, as a server writes it at its first start. */
-export interface CredentialsFile {
-	endpoint: string;
-	device_endpoint: string;
-	/** Empty: no plain MQTT. */
-	mqtt_endpoint: string;
-	mqtts_endpoint: string;
-	/** Empty: the certificate is from an authority that is known anyway. */
-	ca_file: string;
-	domain_name: string;
-	user_name: string;
-	password: string;
-	access_key: string;
-	secret_key: string;
-	project_id: string;
-	project_name: string;
-	app_id: string;
-}
 
 /** The options of every command that talks to a server. */
 export const sessionOptions = {

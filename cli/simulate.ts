@@ -9,9 +9,9 @@ import {
 	parseFault,
 } from "../simulator/faults.ts";
 import { Fleet, type FleetCounts } from "../simulator/fleet.ts";
+import type { Command } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
 import { untilInterrupted } from "./interrupt.ts";
-import type { Command } from "./main.ts";
 import { bytesText, columns, counted, durationText, Output } from "./output.ts";
 import { findProduct, registerDevices } from "./registry.ts";
 import { openSession, sessionHelp, sessionOptions } from "./session.ts";

@@ -16,6 +16,7 @@ import {
 	writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import type { CredentialsFile } from "../wire/credentials.ts";
 import {
 	addAccessKey,
 	newAccessKeyPair,
@@ -27,27 +28,6 @@ import type { Config } from "./config.ts";
 import { type Clock, type Db, inTransaction } from "./database/database.ts";
 import { newRecordId, randomHex } from "./database/ids.ts";
 import { instant } from "./database/tables.ts";
-
-/** `credentials.json` in the data directory, in this order of keys. */
-export interface CredentialsFile {
-	/** Of the management API. */
-	endpoint: string;
-	/** Of downloads and of MQTT over WebSocket. */
-	device_endpoint: string;
-	/** Empty while plain MQTT is off. */
-	mqtt_endpoint: string;
-	mqtts_endpoint: string;
-	/** Empty with a certificate that the operator set. */
-	ca_file: string;
-	domain_name: string;
-	user_name: string;
-	password: string;
-	access_key: string;
-	secret_key: string;
-	project_id: string;
-	project_name: string;
-	app_id: string;
-}
 
 /** The part of the file that follows the settings at every start. */
 export type Endpoints = Pick<

@@ -2,13 +2,13 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, readConfig } from "../../server/config.ts";
-import type { CredentialsFile } from "../../server/first-start.ts";
 import {
 	type Overrides,
 	type Server,
 	startServer as start,
 } from "../../server/server.ts";
 import { Client } from "../../wire/client.ts";
+import type { CredentialsFile } from "../../wire/credentials.ts";
 import type { Engine, FreshStore } from "./engines.ts";
 
 export interface TestServer extends AsyncDisposable {
