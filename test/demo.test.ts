@@ -87,10 +87,9 @@ test("the demo stays up with working commands to copy, until Ctrl-C, on other po
 			const { body } = await call(`${path}/${created.body.task_id}`);
 			return body.batchtask;
 		};
-		while (
-			(await ended()).status === "Processing" ||
-			(await ended()).status === "Initializing"
-		) {
+		const isOver = ({ status }: { status: string }) =>
+			status !== "Initializing" && status !== "Processing";
+		while (!isOver(await ended())) {
 			assert.ok(Date.now() < deadlineMs, JSON.stringify(await ended()));
 			await pause(100);
 		}
