@@ -59,16 +59,16 @@ export const errors = {
 	),
 	bodyTooLarge: kind(
 		413,
-		"IOTDA.000023",
+		"IOTDA.000923",
 		"Invalid input. The request body exceeds the upper limit.",
 	),
-	notReady: kind(503, "IOTDA.000024", "The server is not ready."),
+	notReady: kind(503, "IOTDA.000924", "The server is not ready."),
 	storageFull: kind(
 		507,
-		"IOTDA.000025",
+		"IOTDA.000925",
 		"The server has no room left for files.",
 	),
-	internal: kind(500, "IOTDA.000001", "Internal server error."),
+	internal: kind(500, "IOTDA.000901", "Internal server error."),
 
 	// signing in; the wire carries only status and sentence
 	wrongPassword: kind(401, "IAM.401", "The username or password is wrong."),
@@ -183,7 +183,7 @@ export const errors = {
 	unknownModuleNamed: kind(
 		400,
 		"IOTDA.014950",
-		"Invalid input. The OTA module does not exist.",
+		"The OTA module does not exist.",
 	),
 	moduleExists: kind(
 		400,
@@ -210,7 +210,7 @@ export const errors = {
 	unknownPackageNamed: kind(
 		400,
 		"IOTDA.014960",
-		"Invalid input. The upgrade package does not exist.",
+		"The upgrade package does not exist.",
 	),
 	packageExists: kind(
 		400,
@@ -278,20 +278,42 @@ export const errors = {
 	),
 } as const;
 
+/**
+ * Sentences that go on with what is wrong: those the vendor means to, and ours. All
+ * others are the vendor's to the letter: programs compare them, and what there is to
+ * add stands beside them.
+ */
+const goesOn: ReadonlySet<ErrorKind> = new Set<ErrorKind>([
+	errors.unauthenticated,
+	errors.invalidInput,
+	errors.invalidFormat,
+	errors.invalidTime,
+	errors.bodyTooLarge,
+	errors.objectTooLarge,
+	errors.objectHashMismatch,
+	errors.objectIncomplete,
+	errors.rangeNotSatisfiable,
+]);
+
 /** An answer other than success: thrown anywhere, turned into the vendor's body at the edge. */
 export class ApiError extends Error {
 	override name = "ApiError";
 	readonly kind: ErrorKind;
+	/** The sentence of the answer. */
+	readonly sentence: string;
+	/** What is added beside it; names the field and the rule. */
+	readonly detail: string | undefined;
 
-	/** `detail` is added to the catalogue's sentence; it names the field and the rule. */
 	constructor(
 		kind: ErrorKind,
 		options: { detail?: string; cause?: unknown } = {},
 	) {
-		super(options.detail ? `${kind.message} ${options.detail}` : kind.message, {
-			cause: options.cause,
-		});
+		const { detail } = options;
+		const whole = detail ? `${kind.message} ${detail}` : kind.message;
+		super(whole, { cause: options.cause });
 		this.kind = kind;
+		this.sentence = goesOn.has(kind) ? whole : kind.message;
+		this.detail = goesOn.has(kind) ? undefined : detail;
 	}
 }
 

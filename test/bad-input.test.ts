@@ -840,7 +840,7 @@ forEachEngine((engine) => {
 					]);
 				await refusedBody(world, endpoint, padded(limit + 1), {
 					status: 413,
-					code: "IOTDA.000023",
+					code: "IOTDA.000923",
 					words: String(limit),
 					why: "a body one byte too large",
 				});

@@ -54,7 +54,11 @@ test("the download listener shows a renewed certificate to new connections", asy
 		await using store = await openDisk(directory);
 		await using listener = await openDownloadServer({
 			config: {
-				devices: { https: { host: "127.0.0.1", port: 0 }, maxConnections: 10 },
+				devices: {
+					https: { host: "127.0.0.1", port: 0 },
+					maxConnections: 10,
+					signInTimeoutMs: 20_000,
+				},
 			},
 			tls: await selfSignedCertificate(),
 			links: createDownloadLinks({

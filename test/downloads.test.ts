@@ -85,7 +85,11 @@ async function openWorld(
 	});
 	const listener = await openDownloadServer({
 		config: {
-			devices: { https: { host: "127.0.0.1", port: 0 }, maxConnections: 1000 },
+			devices: {
+				https: { host: "127.0.0.1", port: 0 },
+				maxConnections: 1000,
+				signInTimeoutMs: 300,
+			},
 		},
 		tls,
 		links,
@@ -447,6 +451,23 @@ test("a link is dead when its time is over, when the upgrade ends, and for a tok
 	assert.deepEqual(await ask2(), [200, 401], "another offer");
 	world.offered.packageId = "another";
 	assert.deepEqual(await ask2(), [404, 401]);
+});
+
+test("connections that never finish their handshake are closed and leave nothing open", async () => {
+	await using world = await openWorld();
+	const closed = Array.from({ length: 50 }, (_, index) => {
+		const socket = connectTcp(world.port, "127.0.0.1");
+		socket.on("error", () => {});
+		// Half of them begin one.
+		if (index % 2) socket.write(Buffer.from([0x16, 3, 1, 2, 0, 1, 0]));
+		return once(socket, "close");
+	});
+	await Promise.race([
+		Promise.all(closed),
+		new Promise((_, reject) =>
+			setTimeout(() => reject(new Error("some are still open")), 5_000),
+		),
+	]);
 });
 
 test("what there is not is answered with 404", async () => {

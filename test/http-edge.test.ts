@@ -394,7 +394,7 @@ forEachEngine((engine) => {
 		assertFailed(
 			await post(tooMuch),
 			413,
-			"IOTDA.000023",
+			"IOTDA.000923",
 			"It may have 12582912 bytes.",
 		);
 		// Without a length beforehand, as chunks, and with another request behind it.
@@ -669,7 +669,7 @@ describe("settings of the listener", () => {
 			await server.server.db.destroy();
 			const answer = await send(server.url, { path: "/health/ready" });
 			assert.equal(answer.status, 503);
-			assert.equal(answer.json.error_code, "IOTDA.000024");
+			assert.equal(answer.json.error_code, "IOTDA.000924");
 			assert.equal(
 				(await send(server.url, { path: "/health/live" })).status,
 				200,

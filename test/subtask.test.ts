@@ -56,7 +56,8 @@ function inPhase(
 
 const connected: Happening = { kind: "connected" };
 const present: Happening = { kind: "present" };
-const due: Happening = { kind: "due" };
+const due: Happening = { kind: "due", isHere: true };
+const dueElsewhere: Happening = { kind: "due", isHere: false };
 const version = (text: string): Happening => ({
 	kind: "version",
 	version: text,
@@ -363,12 +364,28 @@ const cases: [
 		"delivered",
 	],
 	[
-		"the put-off repetition asks first",
+		"the put-off repetition goes to a device that is here",
 		inPhase("delivered", { dueAt: at(10) }),
 		goal(),
 		due,
 		10,
-		"delivered + version_query",
+		"delivered + notice",
+	],
+	[
+		"the put-off repetition waits for a device that is not here",
+		inPhase("delivered", { dueAt: at(10) }),
+		goal(),
+		dueElsewhere,
+		10,
+		"delivered",
+	],
+	[
+		"a device that comes back with a version no package fits fails",
+		inPhase("delivered", { asked: true }),
+		{ ...goal(), packages: [{ packageId: "diff", sourceVersions: ["v1"] }] },
+		version("v5"),
+		11,
+		"Fail IOTDA.005004: Upgrade failed. The current version cannot be upgraded to the target version.",
 	],
 	[
 		"after 24 hours the device is asked once more",
@@ -504,9 +521,7 @@ describe("a subtask", () => {
 		);
 		assert.ok(putOff.kind === "goes_on");
 		assert.deepEqual(putOff.exchange.dueAt, at(10));
-		const asked = after(putOff.exchange, goal(), due, limits, at(10));
-		assert.ok(asked.kind === "goes_on" && asked.exchange.asked);
-		const again = after(asked.exchange, goal(), version("v1"), limits, at(11));
+		const again = after(putOff.exchange, goal(), due, limits, at(11));
 		assert.ok(again.kind === "goes_on" && again.send === "notice");
 		assert.deepEqual(again.exchange.offeredAt, at(11));
 		assert.deepEqual(again.exchange.expiresAt, at(24 * 60));
@@ -544,7 +559,7 @@ const anyVersion = fc.constantFrom("v1", "v2", "", "v1.5");
 const anyHappening: fc.Arbitrary<Happening> = fc.oneof(
 	fc.constant(connected),
 	fc.constant(present),
-	fc.constant(due),
+	fc.constantFrom(due, dueElsewhere),
 	anyVersion.filter((text) => text !== "").map(version),
 	fc
 		.tuple(

@@ -605,6 +605,45 @@ forEachEngine((engine) => {
 		);
 	});
 
+	test("a stop right after the creation finds its targets", async () => {
+		const { api } = server;
+		const product = await makeProduct(api);
+		const made = await makePackage(api, product);
+		const devices = await Promise.all(
+			Array.from({ length: 5 }, () => makeDevice(api, product)),
+		);
+		const targets = devices.map(({ device_id }) => device_id ?? "");
+		const create = () =>
+			api.createTask({
+				task_name: "brief",
+				task_type: "firmwareUpgrade",
+				targets,
+				document: { package_ids: [made.package_id ?? ""] },
+			});
+		const some = await create();
+		assert.deepEqual(
+			(await api.stopTask(some.task_id, { targets: targets.slice(0, 2) }))
+				.targets,
+			targets.slice(0, 2).map((target) => ({ target, status: "success" })),
+		);
+		await api.stopTask(some.task_id);
+		const all = await create();
+		assert.equal((await api.stopTask(all.task_id)).targets.length, 5);
+		const shown = await until(
+			() => api.getTask(all.task_id),
+			({ batchtask }) => batchtask.status === "Stopped",
+		);
+		assert.equal(shown.batchtask.task_progress.stopped, 5);
+	});
+
+	test("the list of a type that upgrades nothing is empty", async () => {
+		const { api } = server;
+		assert.deepEqual(await api.listTasks({ task_type: "createDevices" }), {
+			batchtasks: [],
+			page: { count: 0 },
+		});
+	});
+
 	test("thirty thousand targets are taken", async () => {
 		const { api } = server;
 		const targets = Array.from(

@@ -459,8 +459,6 @@ forEachEngine((engine) => {
 		await second.reportFirmware("v1");
 		await second.hearsNothing();
 		clock.pass({ minutes: 7 });
-		await second.next("version_query");
-		await second.reportFirmware("v1");
 		const again = await second.next("firmware_upgrade");
 		assert.equal(
 			(await download(server, paras)).status,

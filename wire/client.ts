@@ -765,7 +765,9 @@ async function readFailure(answer: Response): Promise<ApiFailure> {
 	return new ApiFailure(
 		answer.status,
 		String(code),
-		String(message),
+		body?.error_detail === undefined
+			? String(message)
+			: `${message} ${body.error_detail}`,
 		answer.headers.get("x-request-id") ?? "",
 	);
 }

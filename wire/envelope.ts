@@ -13,6 +13,8 @@ import {
 export const errorBody = Type.Object({
 	error_code: Type.String(),
 	error_msg: Type.String(),
+	/** Ours: what the vendor's sentence leaves open, such as the field. */
+	error_detail: Type.Optional(Type.String()),
 	request_id: Type.Optional(Type.String()),
 });
 export type ErrorBody = Static<typeof errorBody>;

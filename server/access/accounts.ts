@@ -69,6 +69,21 @@ export async function listProjects(
 	return select.execute();
 }
 
+/**
+ * The projects that a name stands for: the one so named, else for a region of this
+ * server the oldest. SDKs look their project up by the region they were given.
+ */
+export async function listProjectsNamed(
+	db: Db,
+	accountId: string,
+	name: string,
+	regions: readonly string[],
+): Promise<Project[]> {
+	const named = await listProjects(db, accountId, name);
+	if (named.length > 0 || !regions.includes(name)) return named;
+	return (await listProjects(db, accountId)).slice(0, 1);
+}
+
 export async function findProject(
 	db: Db,
 	accountId: string,

@@ -23,6 +23,7 @@ import {
 	type Caller,
 	findProject,
 	listProjects,
+	listProjectsNamed,
 	type Project,
 	type UserQuery,
 } from "./accounts.ts";
@@ -105,7 +106,7 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 				);
 				throw new ApiError(errors.wrongPassword);
 			}
-			const project = await readScope(db, caller, scope);
+			const project = await readScope(db, caller, scope, config.regions);
 			const issued = await issueToken(
 				db,
 				caller.userId,
@@ -164,11 +165,12 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 			},
 		},
 		async (request) => {
-			const projects = await listProjects(
-				db,
-				request.caller.accountId,
-				request.query.name,
-			);
+			const { accountId } = request.caller;
+			const { name } = request.query;
+			const projects =
+				name === undefined
+					? await listProjects(db, accountId)
+					: await listProjectsNamed(db, accountId, name, config.regions);
 			const links = selfOf(request);
 			return {
 				projects: projects.map((project) => ({
@@ -275,6 +277,7 @@ async function readScope(
 	db: Db,
 	caller: Caller,
 	scope: TokenScope,
+	regions: readonly string[],
 ): Promise<Project | undefined> {
 	if (scope?.project) {
 		const { id, name } = scope.project;
@@ -283,7 +286,9 @@ async function readScope(
 		const project =
 			id !== undefined
 				? await findProject(db, caller.accountId, id)
-				: (await listProjects(db, caller.accountId, name))[0];
+				: (
+						await listProjectsNamed(db, caller.accountId, name ?? "", regions)
+					)[0];
 		if (!project) throw new ApiError(errors.unknownScope);
 		return project;
 	}

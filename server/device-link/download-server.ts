@@ -54,7 +54,12 @@ export interface OfferedDownload {
 }
 
 export interface DownloadServerOptions {
-	config: { devices: Pick<DevicesConfig, "https" | "maxConnections"> };
+	config: {
+		devices: Pick<
+			DevicesConfig,
+			"https" | "maxConnections" | "signInTimeoutMs"
+		>;
+	};
 	/** Key and certificate, and whatever else connections on this port need. */
 	tls: TlsOptions;
 	links: DownloadLinks;
@@ -74,7 +79,6 @@ export interface DownloadServerOptions {
 
 /** An IoT module that loses its network for minutes goes on with the same connection. */
 const STALL_TIMEOUT_MS = 5 * 60_000;
-const HANDSHAKE_TIMEOUT_MS = 20_000;
 const REQUEST_TIMEOUT_MS = 20_000;
 const KEEP_ALIVE_TIMEOUT_MS = 15_000;
 const HEAD_LIMIT_BYTES = 8 * 1024;
@@ -113,7 +117,7 @@ export class DownloadServer implements AsyncDisposable {
 			...options.tls,
 			minVersion: "TLSv1.2",
 			ALPNProtocols: ["http/1.1"],
-			handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+			handshakeTimeout: options.config.devices.signInTimeoutMs,
 			// Lines that end in a bare line feed.
 			insecureHTTPParser: true,
 			requireHostHeader: false,
@@ -147,9 +151,11 @@ export class DownloadServer implements AsyncDisposable {
 		server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) =>
 			this.#refuseNonsense(error, socket),
 		);
-		server.on("tlsClientError", () =>
-			options.events.happened("download_connection_refused", { why: "tls" }),
-		);
+		server.on("tlsClientError", (_error, socket) => {
+			options.events.happened("download_connection_refused", { why: "tls" });
+			// Nobody else does, when the handshake took too long.
+			socket.destroy();
+		});
 		if (options.onUpgrade) server.on("upgrade", options.onUpgrade);
 		options.events.gauge(
 			"downloads_running",

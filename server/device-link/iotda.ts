@@ -20,7 +20,11 @@ import type { DeviceReport, Notice } from "../upgrade-tasks/exchanges.ts";
 
 export type Heard =
 	| { kind: "report"; report: DeviceReport }
-	| { kind: "time_sync"; deviceSendTime: number; eventId: string | undefined }
+	| {
+			kind: "time_sync";
+			deviceSendTime: number | undefined;
+			eventId: string | undefined;
+	  }
 	/** Understood and of no interest: other services of the platform. */
 	| { kind: "ignored" }
 	/** Not understood; nothing of it is acted on. */
@@ -35,8 +39,9 @@ const VERSION = /^[A-Za-z0-9_.-]{1,256}$/;
 const MODULE_NAME = /^[A-Za-z0-9_.-]{1,64}$/;
 const DESCRIPTION_LIMIT = 1_024;
 /** A product has ten; a device that lists more than this lists nonsense. */
-const MODULES_LIMIT = 20;
-const SERVICES_LIMIT = 20;
+const MODULES_LIMIT = 100;
+/** What one message may weigh is bounded; this bounds what one message may cost. */
+const SERVICES_LIMIT = 1_000;
 
 /** Reads a payload of `events/up`. Never throws: what does not fit is dropped with a reason. */
 export function readEvents(deviceId: string, payload: Uint8Array): Heard[] {
@@ -61,15 +66,17 @@ export function readEvents(deviceId: string, payload: Uint8Array): Heard[] {
 	const { services } = message;
 	if (services === undefined || services === null) return [];
 	if (!Array.isArray(services)) return [dropped("services is not a list")];
-	if (services.length > SERVICES_LIMIT) return [dropped("too many services")];
-	return services.map(readEvent);
+	const heard = services.slice(0, SERVICES_LIMIT).flatMap(readEvent);
+	return services.length > SERVICES_LIMIT
+		? [...heard, dropped("too many services")]
+		: heard;
 }
 
-function readEvent(event: unknown): Heard {
-	if (!isObject(event)) return dropped("a service event is not an object");
+function readEvent(event: unknown): Heard[] {
+	if (!isObject(event)) return [dropped("a service event is not an object")];
 	const { service_id: service, event_type: type, event_id: eventId } = event;
 	if (typeof service !== "string" || typeof type !== "string")
-		return dropped("a service event has no name");
+		return [dropped("a service event has no name")];
 	const paras = isObject(event.paras) ? event.paras : {};
 	switch (`${service}/${type}`) {
 		case `${otaService}/version_report`:
@@ -77,124 +84,100 @@ function readEvent(event: unknown): Heard {
 		case `${sdkInfoService}/sdk_info_report`:
 			return readSdkInfo(paras);
 		case `${otaService}/upgrade_progress_report`:
-			return readProgress(paras);
-		case `${timeSyncService}/time_sync_request`: {
-			const sent = paras.device_send_time;
-			if (typeof sent !== "number" || !Number.isFinite(sent))
-				return dropped("device_send_time is not a number");
-			return {
-				kind: "time_sync",
-				deviceSendTime: sent,
-				eventId: typeof eventId === "string" ? eventId : undefined,
-			};
-		}
+			return [readProgress(paras)];
+		case `${timeSyncService}/time_sync_request`:
+			return [
+				{
+					kind: "time_sync",
+					deviceSendTime: readNumber(paras.device_send_time),
+					eventId: typeof eventId === "string" ? eventId : undefined,
+				},
+			];
 		default:
 			return service === otaService
-				? dropped("unknown $ota event")
-				: { kind: "ignored" };
+				? [dropped("unknown $ota event")]
+				: [{ kind: "ignored" }];
 	}
 }
 
-function readVersions(paras: Record<string, unknown>): Heard {
-	const firmware = readVersion(paras.fw_version);
-	const software = readVersion(paras.sw_version);
-	const modules = readModules(paras);
-	if (firmware === false || software === false || modules === false)
-		return dropped("a version does not fit");
-	return {
-		kind: "report",
-		report: {
-			kind: "versions",
-			...(firmware === undefined ? {} : { firmware }),
-			...(software === undefined ? {} : { software }),
-			...(modules === undefined ? {} : { modules }),
-		},
+/** What fits is taken; what does not is dropped by itself and takes nothing along. */
+function readVersions(paras: Record<string, unknown>): Heard[] {
+	const faults: Heard[] = [];
+	const version = (value: unknown): string | undefined => {
+		// Several SDKs say "unknown" with null or an empty text.
+		if (value === undefined || value === null || value === "") return undefined;
+		if (typeof value === "string" && VERSION.test(value)) return value;
+		faults.push(dropped("a version does not fit"));
+		return undefined;
 	};
+	const firmware = version(paras.fw_version);
+	const software = version(paras.sw_version);
+	const modules = modulesOf(paras)?.flatMap((item) => {
+		const name = isObject(item) ? item.module_name : undefined;
+		if (
+			!isObject(item) ||
+			typeof name !== "string" ||
+			!MODULE_NAME.test(name)
+		) {
+			faults.push(dropped("a module does not fit"));
+			return [];
+		}
+		const found = version(item.module_version ?? item.version);
+		return found === undefined ? [] : [{ name, version: found }];
+	});
+	return [
+		{
+			kind: "report",
+			report: {
+				kind: "versions",
+				...(firmware === undefined ? {} : { firmware }),
+				...(software === undefined ? {} : { software }),
+				...(modules === undefined ? {} : { modules }),
+			},
+		},
+		...faults,
+	];
 }
 
-function readSdkInfo(paras: Record<string, unknown>): Heard {
+/** `modules: [{module_name, module_version}]`, or a single `module_name` with `module_version` or `version`. */
+function modulesOf(paras: Record<string, unknown>): unknown[] | undefined {
+	const { modules } = paras;
+	if (Array.isArray(modules)) return modules.slice(0, MODULES_LIMIT);
+	return typeof paras.module_name === "string" && paras.module_name !== ""
+		? [paras]
+		: undefined;
+}
+
+function readSdkInfo(paras: Record<string, unknown>): Heard[] {
+	const { device_sdk_version: sdk } = paras;
 	const heard = readVersions({
 		fw_version: paras.fw_version,
 		sw_version: paras.sw_version,
 	});
-	if (heard.kind !== "report" || heard.report.kind !== "versions") return heard;
-	const sdk = paras.device_sdk_version;
 	if (typeof sdk !== "string" || sdk === "" || sdk.length > 256 || hasNul(sdk))
 		return heard;
-	return { kind: "report", report: { ...heard.report, sdk } };
+	return [...heard, { kind: "report", report: { kind: "versions", sdk } }];
 }
 
-/** Undefined: not given, which several SDKs say with null or an empty text; false: given and wrong. */
-function readVersion(value: unknown): string | undefined | false {
-	if (value === undefined || value === null || value === "") return undefined;
-	return typeof value === "string" && VERSION.test(value) ? value : false;
-}
-
-/** `modules: [{module_name, module_version}]`, or a single `module_name` with `module_version` or `version`. */
-function readModules(
-	paras: Record<string, unknown>,
-): { name: string; version: string }[] | undefined | false {
-	const given = paras.modules ?? undefined;
-	if (given === undefined) {
-		const name = paras.module_name ?? undefined;
-		if (name === undefined) return undefined;
-		const module = readModule(name, paras.module_version ?? paras.version);
-		return module ? [module] : false;
-	}
-	if (!Array.isArray(given) || given.length > MODULES_LIMIT) return false;
-	const modules: { name: string; version: string }[] = [];
-	for (const item of given) {
-		const module = isObject(item)
-			? readModule(item.module_name, item.module_version ?? item.version)
-			: undefined;
-		if (!module) return false;
-		modules.push(module);
-	}
-	return modules;
-}
-
-function readModule(
-	name: unknown,
-	version: unknown,
-): { name: string; version: string } | undefined {
-	if (typeof name !== "string" || !MODULE_NAME.test(name)) return undefined;
-	if (typeof version !== "string" || !VERSION.test(version)) return undefined;
-	return { name, version };
-}
-
+/**
+ * The result code decides, then the version; a side field that does not fit is as if
+ * it had not been sent, so that a failure or a success is never lost over it.
+ */
 function readProgress(paras: Record<string, unknown>): Heard {
-	const resultCode = readInteger(paras.result_code);
-	if (resultCode === undefined) return dropped("result_code is not an integer");
-	const progress =
-		paras.progress === undefined || paras.progress === null
-			? undefined
-			: readInteger(paras.progress);
-	if (
-		progress === undefined &&
-		paras.progress !== undefined &&
-		paras.progress !== null
-	) {
-		return dropped("progress is not an integer");
-	}
-	// A failure may come with an empty version: some SDKs know none then.
-	const version = paras.version ?? "";
-	if (typeof version !== "string" || version.length > 256 || hasNul(version))
-		return dropped("version is not a text");
-	const { description } = paras;
-	const moduleName = paras.module_name ?? undefined;
-	if (
-		moduleName !== undefined &&
-		(typeof moduleName !== "string" || !MODULE_NAME.test(moduleName))
-	) {
-		return dropped("module_name does not fit");
-	}
+	const resultCode = readNumber(paras.result_code);
+	if (resultCode === undefined || !Number.isInteger(resultCode))
+		return dropped("result_code is not an integer");
+	const progress = readNumber(paras.progress);
+	const { version, description, module_name: moduleName } = paras;
 	return {
 		kind: "report",
 		report: {
 			kind: "progress",
 			resultCode,
-			progress,
-			version,
+			progress: progress === undefined ? undefined : Math.floor(progress),
+			// A failure may come with an empty version: some SDKs know none then.
+			version:
+				typeof version === "string" && VERSION.test(version) ? version : "",
 			description:
 				typeof description === "string" && description !== ""
 					? description
@@ -202,20 +185,21 @@ function readProgress(paras: Record<string, unknown>): Heard {
 							.replaceAll("\u0000", "")
 							.toWellFormed()
 					: undefined,
-			moduleName,
+			moduleName:
+				typeof moduleName === "string" && MODULE_NAME.test(moduleName)
+					? moduleName
+					: undefined,
 		},
 	};
 }
 
-/** An integer, also one that a device wrote as text or with a fraction of zero. */
-function readInteger(value: unknown): number | undefined {
+/** A number, also one that a device wrote as text. */
+function readNumber(value: unknown): number | undefined {
 	const number =
 		typeof value === "string" && /^-?\d{1,9}$/.test(value)
 			? Number(value)
 			: value;
-	return typeof number === "number" &&
-		Number.isInteger(number) &&
-		Math.abs(number) < 2 ** 31
+	return typeof number === "number" && Number.isFinite(number)
 		? number
 		: undefined;
 }
@@ -294,7 +278,7 @@ function upgradeParas(
 /** The answer to a device that sets its clock by ours; times are epoch milliseconds. */
 export function timeSyncAnswer(
 	deviceId: string,
-	request: { deviceSendTime: number; eventId: string | undefined },
+	request: { deviceSendTime: number | undefined; eventId: string | undefined },
 	receivedAt: Date,
 	now: Date,
 ): Message {

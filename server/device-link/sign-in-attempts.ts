@@ -10,6 +10,8 @@ export interface AttemptLimits {
 	perDevice: number;
 	/** The same of one address, where a whole fleet may live. */
 	perAddress: number;
+	/** The same, before even devices that have not failed themselves have to wait. */
+	perAddressAtAll: number;
 	/** How long until all of them are forgiven; one after the other. */
 	forgivenMs: number;
 	/** Devices and addresses remembered. */
@@ -19,6 +21,7 @@ export interface AttemptLimits {
 const defaults: AttemptLimits = {
 	perDevice: 10,
 	perAddress: 200,
+	perAddressAtAll: 10_000,
 	forgivenMs: 60_000,
 	remembered: 50_000,
 };
@@ -26,6 +29,7 @@ const defaults: AttemptLimits = {
 export class SignInAttempts {
 	readonly #devices: Buckets;
 	readonly #addresses: Buckets;
+	readonly #crowds: Buckets;
 	/** Where each device last signed in from: it is let in from there whoever else fails. */
 	readonly #homes = new Map<string, string>();
 	readonly #remembered: number;
@@ -39,8 +43,14 @@ export class SignInAttempts {
 			all.forgivenMs,
 			all.remembered,
 		);
+		this.#crowds = new Buckets(
+			all.perAddressAtAll,
+			all.forgivenMs,
+			all.remembered,
+		);
 	}
 
+	/** Cheap: answered before the store is asked. */
 	mayTry(deviceId: string, address: string): boolean {
 		const network = networkOf(address);
 		const atHome = this.#homes.get(deviceId) === network;
@@ -50,7 +60,7 @@ export class SignInAttempts {
 			// address may live a fleet that comes back all at once.
 			(atHome ||
 				!this.#addresses.isFull(network) ||
-				!this.#devices.isCounting(deviceId))
+				(!this.#devices.isCounting(deviceId) && !this.#crowds.isFull(network)))
 		);
 	}
 
@@ -59,6 +69,7 @@ export class SignInAttempts {
 		const atHome = this.#homes.get(deviceId) === network;
 		this.#devices.add(atHome ? homeKey(deviceId) : deviceId);
 		this.#addresses.add(network);
+		this.#crowds.add(network);
 	}
 
 	succeeded(deviceId: string, address: string): void {

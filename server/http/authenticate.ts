@@ -76,10 +76,9 @@ export async function authenticate(
 	};
 	let proven: Proven;
 	try {
-		proven =
-			request.headers.authorization === undefined
-				? await byToken(parts, request, projectId, takeBody)
-				: await bySignature(parts, request, route, projectId, takeBody);
+		proven = isByToken(request)
+			? await byToken(parts, request, projectId, takeBody)
+			: await bySignature(parts, request, route, projectId, takeBody);
 	} catch (error) {
 		if (!(error instanceof Refusal)) throw error;
 		parts.events.happened(
@@ -102,6 +101,16 @@ export async function authenticate(
 			: proven.declaredHash?.toLowerCase();
 	authorize(parts, request, route, projectId, proven.hasProject);
 	return proven.body;
+}
+
+/** A token, unless there is a signature: what a proxy adds is neither. */
+function isByToken({ headers }: FastifyRequest): boolean {
+	const { authorization } = headers;
+	if (authorization === undefined || authorization === "") return true;
+	return (
+		headers["x-auth-token"] !== undefined &&
+		/^(basic|bearer|digest|negotiate)\b/i.test(authorization)
+	);
 }
 
 interface Proven {
@@ -173,9 +182,10 @@ async function bySignature(
 	if (declaredHash === "malformed") fail("X-Sdk-Content-Sha256 is malformed");
 	if (route.streams) {
 		if (declaredHash === undefined && hasBody(request.raw))
-			fail(
-				"an upload without X-Sdk-Content-Sha256",
-				"an upload must carry X-Sdk-Content-Sha256, the hash of its body or UNSIGNED-PAYLOAD",
+			// The signature covers the hash, which would be known only after the upload.
+			throw invalidInput(
+				"X-Sdk-Content-Sha256",
+				"must be given with an upload: the SHA-256 of its body, or UNSIGNED-PAYLOAD",
 			);
 		check(declaredHash ?? EMPTY_SHA256);
 		return { caller, hasProject, declaredHash, body: await takeBody() };

@@ -58,5 +58,12 @@ export function errorAnswer(
 			},
 		};
 	}
-	return { status, body: { error_code: code, error_msg: error.message } };
+	return {
+		status,
+		body: {
+			error_code: code,
+			error_msg: error.sentence,
+			...(error.detail === undefined ? {} : { error_detail: error.detail }),
+		},
+	};
 }

@@ -91,7 +91,8 @@ interface PackageFacts {
 	customInfo: string | undefined;
 }
 
-type Input = { deviceId: string; report: DeviceReport | { kind: "due" } };
+type Due = { kind: "due"; isHere: boolean };
+type Input = { deviceId: string; report: DeviceReport | Due };
 interface Waiting extends Input {
 	resolve: () => void;
 	reject: (error: unknown) => void;
@@ -146,10 +147,12 @@ export class Exchanges implements AsyncDisposable {
 	}
 
 	/** The time of these devices' running subtasks has come. */
-	async settleDue(deviceIds: readonly string[]): Promise<void> {
+	async settleDue(
+		devices: readonly { deviceId: string; isHere: boolean }[],
+	): Promise<void> {
 		await Promise.all(
-			deviceIds.map((deviceId) =>
-				this.#enqueue({ deviceId, report: { kind: "due" } }),
+			devices.map(({ deviceId, isHere }) =>
+				this.#enqueue({ deviceId, report: { kind: "due", isHere } }),
 			),
 		);
 	}
@@ -375,7 +378,7 @@ interface Tracked {
 /** What a report means for the device's running exchange; undefined: nothing. */
 function happeningFor(
 	tracked: Tracked,
-	report: DeviceReport | { kind: "due" },
+	report: DeviceReport | Due,
 	now: Date,
 ): Happening | undefined {
 	const { subtask, current } = tracked;

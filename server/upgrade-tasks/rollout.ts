@@ -126,7 +126,12 @@ export class Rollout implements AsyncDisposable {
 				removeDeviceFromTasks(trx, deviceId, now()),
 			);
 		const there = due.filter((device) => device.exists);
-		await exchanges.settleDue(there.map(({ deviceId }) => deviceId));
+		await exchanges.settleDue(
+			there.map(({ deviceId }) => ({
+				deviceId,
+				isHere: this.#parts.isHere(deviceId),
+			})),
+		);
 		if (performance.now() - this.#sweptAt > SWEEP_MS) await this.#sweep();
 		return due.length === DUE_AT_ONCE;
 	}

@@ -88,7 +88,7 @@ export function upgradeTaskRoutes(
 			const result = await listTasks(
 				db,
 				request.scope,
-				{ type: otaType(task_type), spaceId: app_id, status },
+				{ type: task_type, spaceId: app_id, status },
 				page,
 			);
 			return sendText(reply, taskListText(db, result));

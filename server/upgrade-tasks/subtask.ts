@@ -105,7 +105,7 @@ export type Happening =
 			description: string | undefined;
 	  }
 	/** `dueAt` has come. */
-	| { kind: "due" };
+	| { kind: "due"; isHere: boolean };
 
 export type Send = "version_query" | "notice";
 
@@ -159,7 +159,7 @@ export function after(
 		case "progress":
 			return afterProgress(exchange, goal, happening);
 		case "due":
-			return afterDue(exchange, goal, limits, now);
+			return afterDue(exchange, goal, happening.isHere, limits, now);
 		default:
 			return happening satisfies never;
 	}
@@ -225,7 +225,8 @@ function afterVersion(
 		case "reporting":
 			if (version === goal.version) return succeeded(UPGRADED);
 			// A spontaneous report of the old version says nothing: it may be downloading.
-			return exchange.asked ? repeat(exchange, limits, now) : nothing;
+			if (!exchange.asked) return nothing;
+			return repeatFor(exchange, goal, version, limits, now);
 		case "verify_version":
 			return version === goal.version
 				? succeeded(UPGRADED)
@@ -278,6 +279,7 @@ function afterProgress(
 function afterDue(
 	exchange: Exchange,
 	goal: Goal,
+	isHere: boolean,
 	limits: Limits,
 	now: Date,
 ): Consequence {
@@ -289,13 +291,13 @@ function afterDue(
 		case "delivered":
 		case "reporting":
 			if (exchange.expiresAt !== undefined && now < exchange.expiresAt) {
-				// A repetition that was put off: ask first, it may have caught up meanwhile.
-				if (goal.form === "compatible") return repeat(exchange, limits, now);
-				return {
-					kind: "goes_on",
-					exchange: { ...exchange, asked: true, dueAt: exchange.expiresAt },
-					send: "version_query",
-				};
+				// A repetition that was put off. One that is not here is asked when it comes.
+				return isHere
+					? repeat(exchange, limits, now)
+					: {
+							kind: "goes_on",
+							exchange: { ...exchange, dueAt: exchange.expiresAt },
+						};
 			}
 			if (goal.form === "compatible") return failed(failures.resultTimeout);
 			return {
@@ -365,6 +367,19 @@ function repeat(exchange: Exchange, limits: Limits, now: Date): Consequence {
 		},
 		send: "notice",
 	};
+}
+
+/** The notice again for a device that came back with this version, which need not be the one it had. */
+function repeatFor(
+	exchange: Exchange,
+	goal: Goal,
+	version: string,
+	limits: Limits,
+	now: Date,
+): Consequence {
+	const chosen = packageFor(goal.packages, version);
+	if (!chosen) return failed(failures.noPackageForVersion);
+	return repeat({ ...exchange, packageId: chosen.packageId }, limits, now);
 }
 
 /**

@@ -65,6 +65,7 @@ const packageTypeOf: Readonly<Record<TaskType, PackageType>> = {
 const SWEEP_SIZE = 1_000;
 /** What a stop of everything reports about at most. */
 const REPORTED_TARGETS = 100;
+const EXPANSION_WAIT_MS = 5_000;
 
 /**
  * Stores the task; the rollout makes subtasks of its targets afterwards.
@@ -202,7 +203,8 @@ async function holdPackages(
 }
 
 export interface TaskFilter {
-	type: TaskType;
+	/** Of a type that upgrades nothing there are none. */
+	type: string;
 	spaceId: string | undefined;
 	status: TaskStatus | undefined;
 }
@@ -219,7 +221,7 @@ export async function listTasks(
 		.selectFrom("upgrade_tasks")
 		.selectAll()
 		.where("project_id", "=", scope.projectId)
-		.where("task_type", "=", filter.type)
+		.where("task_type", "=", filter.type as TaskType)
 		.where("deleted_at", "is", null);
 	if (filter.spaceId !== undefined) {
 		query = query.where("app_id", "=", filter.spaceId);
@@ -349,6 +351,7 @@ export async function stopTask(
 	deviceIds: readonly string[] | undefined,
 	now: Date,
 ): Promise<TargetOutcome[]> {
+	await untilExpanded(db, await getTask(db, scope, taskId));
 	return inTransaction(db, async (trx) => {
 		const seen = await getTask(trx, scope, taskId);
 		const { status } = await lockForUpdate(
@@ -380,6 +383,24 @@ export async function stopTask(
 		await stopSome(trx, taskId, now);
 		return first.map((row) => ({ deviceId: row.device_id, stopped: true }));
 	});
+}
+
+/**
+ * A stop right after the creation finds its targets: they become subtasks within the
+ * second. When they do not, the stop goes on all the same.
+ */
+async function untilExpanded(db: Db, task: UpgradeTask): Promise<void> {
+	const deadlineMs = performance.now() + EXPANSION_WAIT_MS;
+	let status: TaskStatus | undefined = task.status;
+	while (status === "Initializing" && performance.now() < deadlineMs) {
+		await new Promise((resolve) => setTimeout(resolve, 20));
+		const row = await db
+			.selectFrom("upgrade_tasks")
+			.select("status")
+			.where("task_id", "=", task.task_id)
+			.executeTakeFirst();
+		status = row?.status;
+	}
 }
 
 async function stopTargets(
