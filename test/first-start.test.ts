@@ -126,6 +126,19 @@ forEachEngine((engine) => {
 				applications.map((space) => [space.app_id, space.default_app]),
 				[[file.app_id, true]],
 			);
+			// SDKs look the project up by the region they were given.
+			for (const [name, ids] of [
+				["east", [file.project_id]],
+				["west", [file.project_id]],
+				["north", []],
+			] as const) {
+				const { projects } = await clientOf(file).listProjects({ name });
+				assert.deepEqual(
+					projects.map(({ id }) => id),
+					ids,
+					name,
+				);
+			}
 			const { token } = await clientOf(file).signIn({
 				domainName: file.domain_name,
 				userName: file.user_name,
