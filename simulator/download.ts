@@ -103,14 +103,22 @@ class Progress {
 		this.hash = createHash("sha256");
 	}
 
-	/** @returns whether the connection is to be lost now. */
+	/**
+	 * Takes what comes before the next cut; the rest is lost with the connection, so that
+	 * every cut is made however the bytes come in.
+	 *
+	 * @returns whether the connection is to be lost now.
+	 */
 	take(chunk: Uint8Array): boolean {
-		this.received += chunk.length;
-		this.hash.update(chunk);
 		const cut = this.cuts[0];
-		if (cut === undefined || this.received < cut) return false;
-		this.cuts.shift();
-		return true;
+		const isCut = cut !== undefined && this.received + chunk.length >= cut;
+		const kept = isCut
+			? chunk.subarray(0, Math.max(0, cut - this.received))
+			: chunk;
+		this.received += kept.length;
+		this.hash.update(kept);
+		if (isCut) this.cuts.shift();
+		return isCut;
 	}
 }
 
