@@ -17,7 +17,6 @@ export const errorBody = Type.Object({
 	error_detail: Type.Optional(Type.String()),
 	request_id: Type.Optional(Type.String()),
 });
-export type ErrorBody = Static<typeof errorBody>;
 
 // --- alphabets ------------------------------------------------------------------
 // `rule` is the sentence a caller reads when the value does not fit. No pattern

@@ -174,5 +174,4 @@ export const targetResult = Type.Object({
 	error_code: Type.Optional(Type.String()),
 	error_msg: Type.Optional(Type.String()),
 });
-export type TargetResult = Static<typeof targetResult>;
 export const targetResults = Type.Object({ targets: Type.Array(targetResult) });

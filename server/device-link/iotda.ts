@@ -13,6 +13,7 @@ import {
 	timeSyncService,
 	type UpgradeEventType,
 	type UpgradeParas,
+	type VersionQueryParas,
 } from "../../wire/device-messages.ts";
 import { wireTime } from "../../wire/envelope.ts";
 import type { DownloadLinks } from "../artifacts/download-links.ts";
@@ -217,7 +218,7 @@ export function messageOf(
 			return message(
 				notice.deviceId,
 				"version_query",
-				notice.moduleName ? { module_name: notice.moduleName } : {},
+				versionQueryParas(notice.moduleName),
 				now,
 			);
 		case "upgrade":
@@ -230,6 +231,10 @@ export function messageOf(
 		default:
 			return notice satisfies never;
 	}
+}
+
+function versionQueryParas(moduleName: string | undefined): VersionQueryParas {
+	return moduleName === undefined ? {} : { module_name: moduleName };
 }
 
 type UpgradeNotice = Notice & { kind: "upgrade" };

@@ -5,6 +5,7 @@
  * transaction, a handful of statements, whatever the number of devices. Whoever
  * handed something in is answered when it is on disk, and only then are notices sent.
  */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { UpgradeTimes } from "../config.ts";
 import { type Clock, type Db, inTransaction } from "../database/database.ts";
 import {
@@ -185,7 +186,8 @@ export class Exchanges implements AsyncDisposable {
 
 	async #settleBatch(batch: readonly Waiting[]): Promise<void> {
 		try {
-			await this.#settleAndTell(batch);
+			const settled = await this.#settle(batch);
+			this.#tell(batch, settled);
 		} catch (error) {
 			if (batch.length === 1) this.#refuse(batch, error);
 			else await this.#settleEach(batch);
@@ -197,7 +199,8 @@ export class Exchanges implements AsyncDisposable {
 		let failuresInARow = 0;
 		for (const [index, single] of batch.entries()) {
 			try {
-				await this.#settleAndTell([single]);
+				const settled = await this.#settle([single]);
+				this.#tell([single], settled);
 				failuresInARow = 0;
 			} catch (error) {
 				failuresInARow++;
@@ -211,11 +214,20 @@ export class Exchanges implements AsyncDisposable {
 		}
 	}
 
-	async #settleAndTell(batch: readonly Waiting[]): Promise<void> {
-		const { notices, changes, droppedVersions } = await this.#settle(batch);
+	/** What was settled is on disk. Never throws: it must not be settled again. */
+	#tell(batch: readonly Waiting[], settled: Settled): void {
 		for (const { resolve } of batch) resolve();
-		this.#count(changes, droppedVersions);
-		for (const notice of notices) this.#notify(notice);
+		this.#count(settled.changes, settled.droppedVersions);
+		for (const notice of settled.notices) {
+			try {
+				this.#notify(notice);
+			} catch (error) {
+				log.error(
+					{ err: error, device_id: notice.deviceId },
+					"a notice could not be made",
+				);
+			}
+		}
 	}
 
 	#refuse(batch: readonly Waiting[], error: unknown): void {
@@ -539,8 +551,7 @@ function changeOf({
 		from: "Processing",
 	} as const;
 	if (!consequence) {
-		return current === subtask.exchange ||
-			sameExchange(current, subtask.exchange)
+		return sameExchange(current, subtask.exchange)
 			? undefined
 			: { ...base, to: "Processing", exchange: current };
 	}
@@ -598,8 +609,4 @@ async function loadPackages(db: Db, taskId: string): Promise<PackageFacts[]> {
 		sign: row.sign,
 		customInfo: row.custom_info ?? undefined,
 	}));
-}
-
-function nextTurn(): Promise<void> {
-	return new Promise((resolve) => setImmediate(resolve));
 }

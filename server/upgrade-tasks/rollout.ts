@@ -3,6 +3,7 @@
  * due time, so a server that was killed goes on where it was: each step is one
  * transaction that also says how far it came.
  */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { sql } from "kysely";
 import type { ArtifactStore } from "../artifacts/artifact-store.ts";
 import { verifyObject } from "../artifacts/objects.ts";
@@ -525,8 +526,4 @@ function readWake(payload: string): Wake | undefined {
 	return payload.startsWith('{"wake"')
 		? (JSON.parse(payload) as Wake)
 		: undefined;
-}
-
-function nextTurn(): Promise<void> {
-	return new Promise((resolve) => setImmediate(resolve));
 }

@@ -12,10 +12,18 @@ import {
 	instant,
 	optionalInstant,
 	type SubtaskStatus,
+	type TaskStatus,
 	type TaskType,
 } from "../database/tables.ts";
 import { type Exchange, type ExchangeForm, subtaskMoves } from "./subtask.ts";
-import { type CounterName, counterNames, counterOf } from "./task.ts";
+import {
+	type CounterName,
+	type Counters,
+	counterNames,
+	counterOf,
+	resultOf,
+	taskMoves,
+} from "./task.ts";
 
 /** A subtask in `Processing` with what decisions about it need. */
 export interface RunningSubtask {
@@ -281,26 +289,33 @@ const integerColumns = {
 
 /**
  * Gives their result to those of the tasks that are fully expanded and have nothing
- * unfinished left: `resultOf` of task.ts, in SQL so that a batch costs one statement.
+ * unfinished left. Hardly any batch ends a task, so most cost one look.
  */
 export async function finishTasks(
 	trx: Db,
 	taskIds: readonly string[],
 	now: Date,
 ): Promise<void> {
-	await sql`
-		update upgrade_tasks set
-			status = case
-				when status = 'Stopping' then 'Stopped'
-				when fail + stopped + removed = 0 then 'Success'
-				when success > 0 then 'PartialSuccess'
-				when fail = 0 and stopped > 0 then 'Stopped'
-				else 'Fail' end,
-			finished_at = ${instant(now)}, due_at = null
-		where task_id in (select value from ${listTable(trx, sql`${JSON.stringify(taskIds)}`)} as finished)
+	const { rows: ended } = await sql<
+		{ task_id: string; status: TaskStatus } & Counters
+	>`
+		select task_id, status, ${sql.join(counterNames.map((name) => sql.ref(name)))}
+		from upgrade_tasks
+		where task_id in (select value from ${listTable(trx, sql`${JSON.stringify(taskIds)}`)} as touched)
 			and status in ('Processing', 'Stopping')
 			and expanded_chunks = chunk_count
 			and waitting + processing + fail_wait_retry = 0`.execute(trx);
+	for (const { task_id, status, ...counters } of ended) {
+		const result = status === "Stopping" ? "Stopped" : resultOf(counters);
+		if (result === undefined || !taskMoves[status].includes(result))
+			throw new Error(`A task does not go from ${status} to ${result}.`);
+		await trx
+			.updateTable("upgrade_tasks")
+			.set({ status: result, finished_at: instant(now), due_at: null })
+			.where("task_id", "=", task_id)
+			.where("status", "=", status)
+			.execute();
+	}
 }
 
 /** The marker of a subtask in `task_details`: its position as 24 hex digits. */
