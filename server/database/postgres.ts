@@ -115,14 +115,16 @@ export async function openPostgresSignal(url: string): Promise<Signal> {
 		});
 		await fresh.connect();
 		await fresh.query(`listen ${CHANNEL}`);
-		client = fresh;
+		if (closed) await fresh.end();
+		else client = fresh;
 	};
 	const reconnect = async () => {
 		while (!closed && !client) {
 			await new Promise((resolve) => setTimeout(resolve, 1_000));
+			if (closed) return;
 			try {
 				await connect();
-				tell("");
+				if (!closed) tell("");
 			} catch (error) {
 				log.warn({ err: error }, "cannot listen for signals; trying again");
 			}
