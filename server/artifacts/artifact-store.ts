@@ -52,6 +52,13 @@ export interface ArtifactStore extends AsyncDisposable {
 	/** Every artifact, in no order. */
 	list(): AsyncIterable<StoredArtifact>;
 	/**
+	 * Drops what a killed process left half-written: staged bytes to which nothing was
+	 * added since `before`.
+	 *
+	 * @returns how many were dropped.
+	 */
+	dropUnfinished(before: Date): Promise<number>;
+	/**
 	 * Runs `work` while no other work on the same artifact runs in this process: the
 	 * bytes and the rows that name them change together.
 	 */

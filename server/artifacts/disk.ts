@@ -1,6 +1,7 @@
 /**
  * Artifacts in a directory: `ab/abcdef…` under their SHA-256, `tmp/` for what is still
- * arriving. The directory belongs to one process.
+ * arriving. Several processes may share the directory: no name is taken by two, and
+ * nobody tidies up what is young.
  */
 import { createHash } from "node:crypto";
 import {
@@ -26,12 +27,10 @@ import {
 const SHA256 = /^[0-9a-f]{64}$/;
 const SHARD = /^[0-9a-f]{2}$/;
 
-/** Opens the directory, makes it when it is missing, and drops what a killed process left half-written. */
+/** Opens the directory and makes it when it is missing. */
 export async function openDisk(directory: string): Promise<ArtifactStore> {
-	await mkdir(directory, { recursive: true, mode: 0o700 });
 	const tmp = join(directory, "tmp");
-	await rm(tmp, { recursive: true, force: true });
-	await mkdir(tmp, { mode: 0o700 });
+	await mkdir(tmp, { recursive: true, mode: 0o700 });
 	await syncDirectory(directory);
 	return new Disk(directory, tmp);
 }
@@ -193,6 +192,23 @@ class Disk implements ArtifactStore {
 				if (found) yield found;
 			}
 		}
+	}
+
+	async dropUnfinished(before: Date): Promise<number> {
+		let dropped = 0;
+		for (const name of await readdir(this.#tmp)) {
+			const path = join(this.#tmp, name);
+			try {
+				// An upload that still runs wrote a moment ago.
+				if ((await stat(path)).mtime >= before) continue;
+			} catch (error) {
+				if (isMissing(error)) continue;
+				throw error;
+			}
+			await rm(path, { recursive: true, force: true });
+			dropped++;
+		}
+		return dropped;
 	}
 
 	exclusively<T>(sha256: string, work: () => Promise<T>): Promise<T> {

@@ -305,9 +305,9 @@ export async function* readObject(
 }
 
 /**
- * Removes artifacts that no object is: a process killed between the bytes and the row
- * leaves one. Those kept within the last hour are spared, for the row of an upload in
- * another process may be about to appear.
+ * Removes what killed processes left: half-written bytes, and artifacts that no object
+ * is, for there is a moment between the bytes and the row. Whatever is younger than an
+ * hour is spared, for it may be an upload of another process.
  *
  * @returns how many were removed.
  */
@@ -316,8 +316,8 @@ export async function sweepArtifacts(
 	store: ArtifactStore,
 	now: Date,
 ): Promise<number> {
-	const before = now.getTime() - SWEEP_AGE_MS;
-	let removed = 0;
+	const before = new Date(now.getTime() - SWEEP_AGE_MS);
+	let removed = await store.dropUnfinished(before);
 	let batch: string[] = [];
 	const sweep = async () => {
 		const named = await db
@@ -333,7 +333,7 @@ export async function sweepArtifacts(
 		batch = [];
 	};
 	for await (const artifact of store.list()) {
-		if (artifact.keptAt.getTime() >= before) continue;
+		if (artifact.keptAt >= before) continue;
 		batch.push(artifact.sha256);
 		if (batch.length === SWEEP_BATCH) await sweep();
 	}
