@@ -53,6 +53,7 @@ async function openWorld(
 	options: {
 		bytes?: Buffer;
 		stallTimeoutMs?: number;
+		handshakeTimeoutMs?: number;
 		onUpgrade?: (
 			request: IncomingMessage,
 			socket: Duplex,
@@ -60,7 +61,11 @@ async function openWorld(
 		) => void;
 	} = {},
 ) {
-	const { bytes = randomBytes(100_000), ...server } = options;
+	const {
+		bytes = randomBytes(100_000),
+		handshakeTimeoutMs = 20_000,
+		...server
+	} = options;
 	const directory = await mkdtemp(join(tmpdir(), "otaru-downloads-"));
 	const store = await openDisk(directory);
 	const staged = await store.stage([bytes] as never, 1e9);
@@ -88,7 +93,7 @@ async function openWorld(
 			devices: {
 				https: { host: "127.0.0.1", port: 0 },
 				maxConnections: 1000,
-				signInTimeoutMs: 300,
+				signInTimeoutMs: handshakeTimeoutMs,
 			},
 		},
 		tls,
@@ -454,7 +459,7 @@ test("a link is dead when its time is over, when the upgrade ends, and for a tok
 });
 
 test("connections that never finish their handshake are closed and leave nothing open", async () => {
-	await using world = await openWorld();
+	await using world = await openWorld({ handshakeTimeoutMs: 300 });
 	const closed = Array.from({ length: 50 }, (_, index) => {
 		const socket = connectTcp(world.port, "127.0.0.1");
 		socket.on("error", () => {});
