@@ -17,7 +17,11 @@ export interface Config {
 	http: HttpConfig;
 	devices: DevicesConfig;
 	packages: PackagesConfig;
+	imports: ImportsConfig;
+	groups: GroupLimits;
+	tasks: TasksConfig;
 	times: UpgradeTimes;
+	history: HistoryConfig;
 	/** Regions that a V11 signature may name, beside `globe`; the first is the project's name. */
 	regions: readonly string[];
 	/** When set, a request whose `Instance-Id` differs is refused. */
@@ -64,6 +68,8 @@ export interface DevicesConfig {
 	/** Uplink bytes per second of one connection before reading is slowed; 0: no limit. */
 	bytesPerSecond: number;
 	maxConnections: number;
+	/** Whether gateways may register and delete the devices behind them. */
+	gatewaysRegister: boolean;
 }
 
 export interface Listener {
@@ -71,11 +77,38 @@ export interface Listener {
 	port: number;
 }
 
+export interface ImportsConfig {
+	/** Absolute path of the directory that holds files while they are imported. */
+	directory: string;
+	/** Largest file. */
+	sizeLimitBytes: number;
+}
+
 export interface PackagesConfig {
 	/** Largest package file. */
 	sizeLimitBytes: number;
 	/** Lower case, each beginning with a dot. */
 	suffixes: readonly string[];
+}
+
+export interface GroupLimits {
+	groupsPerProject: number;
+	/** Of a static group; a dynamic one may have any number. */
+	devicesPerGroup: number;
+	/** Static ones. */
+	groupsPerDevice: number;
+	/** Levels of groups, one below the other. */
+	depth: number;
+}
+
+export interface TasksConfig {
+	/** The most devices that one task may list. */
+	targets: number;
+}
+
+export interface HistoryConfig {
+	/** How long what happened is remembered; 0: for ever. */
+	keepDays: number;
 }
 
 /** The limits on each step of an upgrade; the vendor's values are the defaults. */
@@ -180,10 +213,29 @@ export const settings = {
 		"100000",
 		"device connections of this process",
 	],
+	OTARU_GATEWAYS_REGISTER: [
+		"off",
+		"on: gateways may register and delete the devices behind them",
+	],
+	OTARU_IMPORT_SIZE_LIMIT: [
+		"1073741824",
+		"largest file of devices to be imported, bytes",
+	],
 	OTARU_PACKAGE_SIZE_LIMIT: ["1073741824", "largest package file, bytes"],
 	OTARU_PACKAGE_SUFFIXES: [
 		".bin,.dav,.tar,.gz,.zip,.gzip,.apk,.tar.gz,.tar.xz,.pack,.exe,.bat,.img",
 		"file name endings of packages, separated by commas",
+	],
+	OTARU_GROUPS_LIMIT: ["1000", "device groups of one project"],
+	OTARU_GROUP_DEPTH_LIMIT: ["5", "levels of device groups below each other"],
+	OTARU_GROUP_DEVICES_LIMIT: [
+		"20000",
+		"devices of one static group; dynamic groups know no such limit",
+	],
+	OTARU_DEVICE_GROUPS_LIMIT: ["10", "static groups of one device"],
+	OTARU_TASK_TARGETS_LIMIT: [
+		"30000",
+		"most devices that one task may list; groups know no such limit",
 	],
 	OTARU_ONLINE_TIMEOUT_SECONDS: [
 		"90000",
@@ -201,6 +253,10 @@ export const settings = {
 	OTARU_CONNECT_PAUSE_MS: [
 		"500",
 		"pause between a device's connection and the first word to it",
+	],
+	OTARU_HISTORY_DAYS: [
+		"90",
+		"days that the timelines of devices reach back; 0: for ever",
 	],
 	OTARU_REGIONS: [
 		"otaru",
@@ -254,6 +310,12 @@ export function readConfig(env: Env = process.env): Config {
 			);
 		}
 		return Math.round(value * 1000);
+	};
+	const isOn = (name: Setting) => {
+		const value = text(name);
+		if (value !== "on" && value !== "off")
+			throw new ConfigError(`${name} must be on or off, not "${value}".`);
+		return value === "on";
 	};
 	const pair = (cert: Setting, key: Setting) => {
 		const certFile = optional(cert);
@@ -359,10 +421,24 @@ export function readConfig(env: Env = process.env): Config {
 			),
 			bytesPerSecond: integer("OTARU_DEVICE_BYTES_PER_SECOND", 0, 1 << 30),
 			maxConnections: integer("OTARU_DEVICE_MAX_CONNECTIONS", 1, 10_000_000),
+			gatewaysRegister: isOn("OTARU_GATEWAYS_REGISTER"),
+		},
+		imports: {
+			directory: join(dataDir, "imports"),
+			sizeLimitBytes: integer("OTARU_IMPORT_SIZE_LIMIT", 1, 2 ** 40),
 		},
 		packages: {
 			sizeLimitBytes: integer("OTARU_PACKAGE_SIZE_LIMIT", 1, 2 ** 31 - 1),
 			suffixes: readSuffixes(list("OTARU_PACKAGE_SUFFIXES")),
+		},
+		groups: {
+			groupsPerProject: integer("OTARU_GROUPS_LIMIT", 1, 100_000),
+			devicesPerGroup: integer("OTARU_GROUP_DEVICES_LIMIT", 1, 250_000),
+			groupsPerDevice: integer("OTARU_DEVICE_GROUPS_LIMIT", 1, 1_000),
+			depth: integer("OTARU_GROUP_DEPTH_LIMIT", 1, 100),
+		},
+		tasks: {
+			targets: integer("OTARU_TASK_TARGETS_LIMIT", 1, 1_000_000),
 		},
 		times: {
 			onlineTimeoutMs: seconds("OTARU_ONLINE_TIMEOUT_SECONDS"),
@@ -371,6 +447,7 @@ export function readConfig(env: Env = process.env): Config {
 			resendIntervalMs: seconds("OTARU_RESEND_INTERVAL_SECONDS"),
 			connectPauseMs: integer("OTARU_CONNECT_PAUSE_MS", 0, 60_000),
 		},
+		history: { keepDays: integer("OTARU_HISTORY_DAYS", 0, 36_500) },
 		regions: list("OTARU_REGIONS"),
 		instanceId: optional("OTARU_INSTANCE_ID"),
 	};

@@ -63,6 +63,7 @@ export const errors = {
 		"Invalid input. The request body exceeds the upper limit.",
 	),
 	notReady: kind(503, "IOTDA.000924", "The server is not ready."),
+	tooManyWatchers: kind(503, "IOTDA.000926", "Too many clients are watching."),
 	storageFull: kind(
 		507,
 		"IOTDA.000925",
@@ -178,6 +179,78 @@ export const errors = {
 		"Operation not allowed. The gateway has too many sub-devices or too many levels of them.",
 	),
 
+	// device groups
+	unknownGroup: kind(404, "IOTDA.014980", "The device group does not exist."),
+	unknownGroupNamed: kind(
+		400,
+		"IOTDA.014980",
+		"Invalid input. The device group does not exist.",
+	),
+	groupNotEmpty: kind(
+		403,
+		"IOTDA.014981",
+		"Operation not allowed. The device group is not empty.",
+	),
+	notInGroup: kind(
+		403,
+		"IOTDA.014982",
+		"Operation not allowed. The device is not in the device group.",
+	),
+	deviceOfOtherSpace: kind(
+		403,
+		"IOTDA.014983",
+		"Operation not allowed. The device belongs to another application.",
+	),
+	groupExists: kind(
+		400,
+		"IOTDA.014984",
+		"Invalid input. The device group name already exists.",
+	),
+	tooManyGroups: kind(
+		403,
+		"IOTDA.014985",
+		"Operation not allowed. The number of device groups exceeds the upper limit.",
+	),
+	groupTooDeep: kind(
+		403,
+		"IOTDA.014986",
+		"Operation not allowed. The device group has too many levels above it.",
+	),
+	groupFull: kind(
+		403,
+		"IOTDA.014987",
+		"Operation not allowed. The number of devices in the device group exceeds the upper limit.",
+	),
+	tooManyGroupsOfDevice: kind(
+		403,
+		"IOTDA.014988",
+		"Operation not allowed. The number of device groups of the device exceeds the upper limit.",
+	),
+	groupIsDynamic: kind(
+		403,
+		"IOTDA.014989",
+		"Operation not allowed. The devices of a dynamic device group follow its rule.",
+	),
+
+	// tags
+	tooManyTags: kind(
+		403,
+		"IOTDA.004900",
+		"Operation not allowed. The number of tags exceeds the upper limit.",
+	),
+	tagNotBound: kind(
+		400,
+		"IOTDA.004901",
+		"Invalid input. The tag_key is not bound.",
+	),
+	gatewayMayNotRegister: kind(
+		403,
+		"IOTDA.014901",
+		"Operation not allowed. Gateways may not register or delete sub-devices.",
+	),
+
+	unknownImport: kind(404, "IOTDA.014990", "The device import does not exist."),
+
 	// OTA modules
 	unknownModule: kind(404, "IOTDA.014950", "The OTA module does not exist."),
 	unknownModuleNamed: kind(
@@ -277,6 +350,15 @@ export const errors = {
 		"Invalid input. The target cannot be operated in its current status.",
 	),
 } as const;
+
+/** The vendor puts the key into the sentence. */
+export function reservedTagKey(key: string): ErrorKind {
+	return kind(
+		400,
+		"IOTDA.004002",
+		`Invalid input. The tag_key ${key} cannot start with 'iot_'.`,
+	);
+}
 
 /**
  * Sentences that go on with what is wrong: those the vendor means to, and ours. All

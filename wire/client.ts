@@ -13,6 +13,25 @@ import type {
 	Token,
 } from "./access.ts";
 import type {
+	createGroup,
+	Group,
+	groupActionQuery,
+	groupDevices,
+	groupDevicesQuery,
+	groupList,
+	groupsOfDevice,
+	listGroupsQuery,
+	updateGroup,
+} from "./device-groups.ts";
+import type {
+	DeviceImport,
+	deviceImportList,
+	exportDevicesQuery,
+	ImportFormat,
+	importRefusalsQuery,
+	listDeviceImportsQuery,
+} from "./device-imports.ts";
+import type {
 	createDevice,
 	Device,
 	DeviceOtaProfile,
@@ -24,6 +43,13 @@ import type {
 	updateDeviceOtaProfile,
 } from "./devices.ts";
 import { wireTime } from "./envelope.ts";
+import { readEventStream } from "./event-stream.ts";
+import type {
+	deviceEventList,
+	listDeviceEventsQuery,
+	WatchEvent,
+	watchQuery,
+} from "./history.ts";
 import type { listObjectsQuery, objectList, StoredObject } from "./objects.ts";
 import type {
 	createOtaModule,
@@ -56,14 +82,22 @@ import type {
 	updateApp,
 } from "./resource-spaces.ts";
 import type {
+	bindTags,
+	queryTagged,
+	queryTaggedPage,
+	taggedResources,
+	unbindTags,
+} from "./tags.ts";
+import type {
 	CreateTask,
 	listTasksQuery,
 	showTaskQuery,
-	stopTask,
+	someTargets,
 	Task,
 	TaskWithDetails,
 	targetResults,
 	taskList,
+	Why,
 } from "./tasks.ts";
 
 // --- signing ----------------------------------------------------------------------
@@ -242,6 +276,15 @@ export class ApiFailure extends Error {
 		this.requestId = requestId;
 	}
 }
+
+/** A stream of events has been silent for so long that its connection must be dead. */
+export class StreamSilence extends Error {
+	override name = "StreamSilence";
+	override message = "nothing was heard for too long";
+}
+
+/** Three signs of life of the server. */
+const SILENCE_MS = 45_000;
 
 export interface ClientOptions {
 	/** Such as `http://127.0.0.1:8080`, without a path. */
@@ -639,6 +682,17 @@ export class Client {
 			this.#v5(`devices/${encodeText(deviceId)}/unfreeze`),
 		);
 	}
+	/** The timeline, newest first. */
+	listDeviceEvents(
+		deviceId: string,
+		query?: QueryOf<typeof listDeviceEventsQuery>,
+	): Promise<Static<typeof deviceEventList>> {
+		return this.call(
+			"GET",
+			this.#otaru(`devices/${encodeText(deviceId)}/events`),
+			{ query },
+		);
+	}
 	getDeviceOtaProfile(deviceId: string): Promise<DeviceOtaProfile> {
 		return this.call(
 			"GET",
@@ -654,6 +708,128 @@ export class Client {
 			this.#otaru(`devices/${encodeText(deviceId)}/ota-profile`),
 			{ json },
 		);
+	}
+
+	// Device groups and tags.
+
+	createDeviceGroup(json: Static<typeof createGroup>): Promise<Group> {
+		return this.call("POST", this.#v5("device-group"), { json });
+	}
+	listDeviceGroups(
+		query?: QueryOf<typeof listGroupsQuery>,
+	): Promise<Static<typeof groupList>> {
+		return this.call("GET", this.#v5("device-group"), { query });
+	}
+	getDeviceGroup(groupId: string): Promise<Group> {
+		return this.call("GET", this.#v5(`device-group/${encodeText(groupId)}`));
+	}
+	updateDeviceGroup(
+		groupId: string,
+		json: Static<typeof updateGroup>,
+	): Promise<Group> {
+		return this.call("PUT", this.#v5(`device-group/${encodeText(groupId)}`), {
+			json,
+		});
+	}
+	deleteDeviceGroup(groupId: string): Promise<void> {
+		return this.call("DELETE", this.#v5(`device-group/${encodeText(groupId)}`));
+	}
+	changeDeviceGroup(
+		groupId: string,
+		query: QueryOf<typeof groupActionQuery>,
+	): Promise<void> {
+		return this.call(
+			"POST",
+			this.#v5(`device-group/${encodeText(groupId)}/action`),
+			{ query },
+		);
+	}
+	listGroupDevices(
+		groupId: string,
+		query?: QueryOf<typeof groupDevicesQuery>,
+	): Promise<Static<typeof groupDevices>> {
+		return this.call(
+			"GET",
+			this.#v5(`device-group/${encodeText(groupId)}/devices`),
+			{ query },
+		);
+	}
+	listGroupsOfDevice(deviceId: string): Promise<Static<typeof groupsOfDevice>> {
+		return this.call(
+			"POST",
+			this.#v5(`devices/${encodeText(deviceId)}/list-device-group`),
+		);
+	}
+	bindTags(json: Static<typeof bindTags>): Promise<void> {
+		return this.call("POST", this.#v5("tags/bind-resource"), { json });
+	}
+	unbindTags(json: Static<typeof unbindTags>): Promise<void> {
+		return this.call("POST", this.#v5("tags/unbind-resource"), { json });
+	}
+	queryTagged(
+		json: Static<typeof queryTagged>,
+		query?: QueryOf<typeof queryTaggedPage>,
+	): Promise<Static<typeof taggedResources>> {
+		return this.call("POST", this.#v5("tags/query-resources"), { json, query });
+	}
+
+	// Many devices at once.
+
+	/**
+	 * @param body a Blob or stream is sent while it is read.
+	 * @param options.appId the resource space of lines that name none.
+	 * @param options.sha256 hex: signed, and compared by the server before it takes the file.
+	 */
+	importDevices(
+		body: Payload,
+		options: {
+			format: ImportFormat;
+			appId?: string | undefined;
+			sha256?: string;
+			signal?: AbortSignal;
+		},
+	): Promise<DeviceImport> {
+		const { format, appId, sha256, signal } = options;
+		return this.call("POST", this.#otaru("devices:import"), {
+			query: { format, app_id: appId },
+			body,
+			headers: {
+				"content-type": format === "csv" ? "text/csv" : "application/x-ndjson",
+			},
+			...(sha256 === undefined ? {} : { sha256 }),
+			...(signal ? { signal } : {}),
+		});
+	}
+	listDeviceImports(
+		query?: QueryOf<typeof listDeviceImportsQuery>,
+	): Promise<Static<typeof deviceImportList>> {
+		return this.call("GET", this.#otaru("device-imports"), { query });
+	}
+	getDeviceImport(importId: string): Promise<DeviceImport> {
+		return this.call("GET", this.#deviceImport(importId));
+	}
+	/** One that still runs ends; what it has registered stays. */
+	deleteDeviceImport(importId: string): Promise<void> {
+		return this.call("DELETE", this.#deviceImport(importId));
+	}
+	/** The list as a file. Without a format in that of the imported one. */
+	getImportRefusals(
+		importId: string,
+		query?: QueryOf<typeof importRefusalsQuery>,
+	): Promise<Response> {
+		return this.#download(`${this.#deviceImport(importId)}/refusals`, query);
+	}
+	/** All devices as a file that `importDevices` takes. */
+	exportDevices(query?: QueryOf<typeof exportDevicesQuery>): Promise<Response> {
+		return this.#download(this.#otaru("devices:export"), query);
+	}
+	#deviceImport(importId: string): string {
+		return this.#otaru(`device-imports/${encodeText(importId)}`);
+	}
+	async #download(path: string, query: Query | undefined): Promise<Response> {
+		const answer = await this.send("GET", path, { query });
+		if (!answer.ok) throw await readFailure(answer);
+		return answer;
 	}
 
 	// Upgrade tasks; the wire calls them batch tasks.
@@ -677,7 +853,7 @@ export class Client {
 	/** Without targets the whole task. */
 	stopTask(
 		taskId: string,
-		json: Static<typeof stopTask> = {},
+		json: Static<typeof someTargets> = {},
 	): Promise<Static<typeof targetResults>> {
 		return this.call(
 			"POST",
@@ -685,8 +861,89 @@ export class Client {
 			{ json },
 		);
 	}
+	/** What failed, waits for another attempt or was stopped. Without targets the whole task. */
+	retryTask(
+		taskId: string,
+		json: Static<typeof someTargets> = {},
+	): Promise<Static<typeof targetResults>> {
+		return this.call(
+			"POST",
+			this.#v5(`batchtasks/${encodeText(taskId)}/retry`),
+			{ json },
+		);
+	}
+	/** What waits to be confirmed. Without targets the whole task. */
+	confirmTask(
+		taskId: string,
+		json: Static<typeof someTargets> = {},
+	): Promise<Static<typeof targetResults>> {
+		return this.call(
+			"POST",
+			this.#v5(`batchtasks/${encodeText(taskId)}/confirm`),
+			{ json },
+		);
+	}
+	/** Why a device has not got, or did not get, the package of a task. */
+	explainTarget(taskId: string, deviceId: string): Promise<Why> {
+		return this.call(
+			"GET",
+			this.#otaru(
+				`batchtasks/${encodeText(taskId)}/targets/${encodeText(deviceId)}/why`,
+			),
+		);
+	}
 	deleteTask(taskId: string): Promise<void> {
 		return this.call("DELETE", this.#v5(`batchtasks/${encodeText(taskId)}`));
+	}
+
+	/**
+	 * What happens to tasks and to devices in them, as it happens, until the server ends
+	 * the stream, which it does within a quarter of an hour: call again with the id that
+	 * came last. `onId` is told every id, also those that come without an event.
+	 *
+	 * @throws ApiFailure; `StreamSilence` when not even a sign of life comes any more
+	 */
+	async *watch(
+		query: QueryOf<typeof watchQuery> = {},
+		options: {
+			signal?: AbortSignal;
+			onId?: (id: string) => void;
+			silenceMs?: number;
+		} = {},
+	): AsyncGenerator<WatchEvent> {
+		const silence = new AbortController();
+		const { signal, onId, silenceMs = SILENCE_MS } = options;
+		const heard = () => {
+			clearTimeout(timer);
+			timer = setTimeout(() => silence.abort(new StreamSilence()), silenceMs);
+		};
+		let timer: ReturnType<typeof setTimeout> | undefined;
+		heard();
+		try {
+			const answer = await this.send("GET", this.#otaru("events"), {
+				query,
+				headers: { accept: "text/event-stream" },
+				signal: signal
+					? AbortSignal.any([signal, silence.signal])
+					: silence.signal,
+			});
+			if (!answer.ok) throw await readFailure(answer);
+			if (!answer.body) return;
+			for await (const { lastEventId, ...received } of readEventStream(
+				answer.body,
+			)) {
+				heard();
+				if (lastEventId !== "") onId?.(lastEventId);
+				if (received.event === undefined) continue;
+				yield {
+					type: received.event,
+					id: lastEventId || undefined,
+					data: JSON.parse(received.data),
+				} as WatchEvent;
+			}
+		} finally {
+			clearTimeout(timer);
+		}
 	}
 
 	// Accounts, projects and tokens.

@@ -52,22 +52,22 @@ export const deviceParams = Type.Object({
 	device_id: deviceId(),
 });
 
+/** What a new device proves itself with. */
+export const deviceAuthInfo = {
+	auth_type: Type.Optional(oneOf(["SECRET", "CERTIFICATES"])),
+	secret: Type.Optional(secret()),
+	fingerprint: Type.Optional(fingerprint()),
+	secure_access: Type.Optional(flag()),
+	timeout: Type.Optional(timeout()),
+};
+
 export const createDevice = Type.Object({
 	device_id: Type.Optional(deviceId()),
 	node_id: nodeId(),
 	device_name: Type.Optional(plainText(0, 256)),
 	product_id: id36(),
 	auth_info: Type.Optional(
-		Type.Object(
-			{
-				auth_type: Type.Optional(oneOf(["SECRET", "CERTIFICATES"])),
-				secret: Type.Optional(secret()),
-				fingerprint: Type.Optional(fingerprint()),
-				secure_access: Type.Optional(flag()),
-				timeout: Type.Optional(timeout()),
-			},
-			{ rule: "must be an object" },
-		),
+		Type.Object(deviceAuthInfo, { rule: "must be an object" }),
 	),
 	description: Type.Optional(plainText(0, 2048)),
 	gateway_id: Type.Optional(deviceId()),

@@ -60,6 +60,26 @@ export const plainText = (min: number, max: number) =>
 			max,
 		),
 	);
+/** As `plainText`, and blanks. */
+export const spacedText = (min: number, max: number) =>
+	Type.String(
+		text(
+			`${CHINESE}A-Za-z0-9${SIGNS} `,
+			"Chinese characters, letters, digits, blanks and _?'#().,&%@!-",
+			min,
+			max,
+		),
+	);
+/** Keys and values of tags. */
+export const tagText = (min: number, max: number) =>
+	Type.String(
+		text(
+			`${CHINESE}A-Za-z0-9_.\\-`,
+			"Chinese characters, letters, digits, _, . and -",
+			min,
+			max,
+		),
+	);
 export const plainTextDollar = (min: number, max: number) =>
 	Type.String(
 		text(

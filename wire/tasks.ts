@@ -58,7 +58,41 @@ export const taskParams = Type.Object({
 	}),
 });
 
-const free = Type.Optional(Type.Unknown());
+/** A list of what an operation is to work on; without it, on all of the task. */
+export const someTargets = Type.Object({
+	targets: Type.Optional(
+		Type.Array(deviceId(), {
+			minItems: 1,
+			maxItems: 100,
+			rule: "must be a list of 1 to 100 device ids",
+		}),
+	),
+});
+
+export const taskPolicy = Type.Object(
+	{
+		/** `yyyyMMdd'T'HHmmss'Z'`, UTC, at most seven days ahead. */
+		schedule_time: Type.Optional(
+			Type.String({ rule: "must be a time such as 20230211T121212Z" }),
+		),
+		retry_count: Type.Optional(
+			Type.Integer({
+				minimum: 1,
+				maximum: 5,
+				rule: "must be a whole number from 1 to 5",
+			}),
+		),
+		/** Minutes. */
+		retry_interval: Type.Optional(
+			Type.Integer({
+				minimum: 1,
+				maximum: 1440,
+				rule: "must be a whole number of minutes from 1 to 1440",
+			}),
+		),
+	},
+	{ rule: "must be an object" },
+);
 
 export const createTask = Type.Object({
 	app_id: Type.Optional(id36()),
@@ -70,11 +104,29 @@ export const createTask = Type.Object({
 	}),
 	task_type: oneOf([...otaTaskTypes, ...otherTaskTypes]),
 	targets: Type.Optional(
+		// How many there may be is a setting of the server.
 		Type.Array(deviceId(), {
 			minItems: 1,
-			maxItems: 30_000,
-			rule: "must be a list of 1 to 30000 device ids",
+			rule: "must be a list of at least one device id",
 		}),
+	),
+	targets_filter: Type.Optional(
+		Type.Object(
+			{
+				group_ids: Type.Array(
+					Type.String({
+						pattern: "^[A-Fa-f0-9-]{1,36}$",
+						rule: "must be 1 to 36 characters: hex digits and -",
+					}),
+					{
+						minItems: 1,
+						maxItems: 100,
+						rule: "must be a list of 1 to 100 group ids",
+					},
+				),
+			},
+			{ rule: "must be an object with group_ids" },
+		),
 	),
 	document: Type.Optional(
 		Type.Object(
@@ -93,12 +145,13 @@ export const createTask = Type.Object({
 		),
 	),
 	need_confirm: Type.Optional(Type.Boolean({ rule: "must be true or false" })),
-	// Not offered yet: looked at only to be refused by name.
-	task_mode: free,
-	task_ext_info: free,
-	targets_filter: free,
-	task_policy: free,
-	document_source: free,
+	task_policy: Type.Optional(taskPolicy),
+	task_mode: Type.Optional(oneOf(["GATEWAY"])),
+	task_ext_info: Type.Optional(
+		Type.Object({}, { additionalProperties: true, rule: "must be an object" }),
+	),
+	/** A batch file; looked at only to be refused by name. */
+	document_source: Type.Optional(Type.Unknown()),
 });
 export type CreateTask = Static<typeof createTask>;
 
@@ -117,8 +170,14 @@ export const task = Type.Object({
 	task_id: Type.String(),
 	task_name: Type.String(),
 	task_type: Type.String(),
+	task_mode: Type.Optional(Type.String()),
 	need_confirm: Type.Boolean(),
+	task_ext_info: Type.Optional(Type.Object({}, { additionalProperties: true })),
 	targets: Type.Array(Type.String()),
+	targets_filter: Type.Optional(
+		Type.Object({}, { additionalProperties: true }),
+	),
+	task_policy: Type.Optional(Type.Object({}, { additionalProperties: true })),
 	document: Type.Object({}, { additionalProperties: true }),
 	status: Type.String(),
 	status_desc: Type.Optional(Type.String()),
@@ -158,16 +217,6 @@ export const taskWithDetails = Type.Object({
 });
 export type TaskWithDetails = Static<typeof taskWithDetails>;
 
-export const stopTask = Type.Object({
-	targets: Type.Optional(
-		Type.Array(deviceId(), {
-			minItems: 1,
-			maxItems: 100,
-			rule: "must be a list of 1 to 100 device ids",
-		}),
-	),
-});
-
 export const targetResult = Type.Object({
 	target: Type.String(),
 	status: oneOf(["success", "failure"]),
@@ -175,3 +224,37 @@ export const targetResult = Type.Object({
 	error_msg: Type.Optional(Type.String()),
 });
 export const targetResults = Type.Object({ targets: Type.Array(targetResult) });
+
+// --- our own ----------------------------------------------------------------------
+
+export const whyParams = Type.Object({
+	...taskParams.properties,
+	device_id: deviceId(),
+});
+
+/** Why a device has not got, or did not get, the package of a task. */
+export const why = Type.Object({
+	task_id: Type.String(),
+	target: Type.String(),
+	task_status: Type.String(),
+	/** Absent: the device is not in the task. */
+	status: Type.Optional(Type.String()),
+	/** The most important one first. */
+	reasons: Type.Array(
+		Type.Object({
+			code: Type.String(),
+			message: Type.String(),
+			/** With milliseconds, as devices' times are. */
+			since: Type.Optional(Type.String()),
+			until: Type.Optional(Type.String()),
+		}),
+	),
+	/** The error as the task's details show it. */
+	error: Type.Optional(
+		Type.Object({ error_code: Type.String(), error_msg: Type.String() }),
+	),
+	/** Retries that were made by themselves, and how many the task allows. */
+	retries: Type.Integer(),
+	retry_count: Type.Integer(),
+});
+export type Why = Static<typeof why>;

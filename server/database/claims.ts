@@ -18,7 +18,11 @@ export async function claimDueTasks(
 	limit: number,
 	leaseMs: number,
 ): Promise<string[]> {
-	const isDue = sql`due_at <= ${instant(now)} and (leased_until is null or leased_until <= ${instant(now)})`;
+	// A lease that ends further ahead than one lasts was given before the clock was put back;
+	// and only a task that waits has its time ahead, all others were due when it was written.
+	const isDue = sql`due_at is not null and (due_at <= ${instant(now)} or status <> 'Waitting')
+		and (leased_until is null
+		or leased_until <= ${instant(now)} or leased_until > ${leaseEnd(now, leaseMs)})`;
 	const due =
 		await sql`select 1 from upgrade_tasks where ${isDue} limit 1`.execute(db);
 	if (due.rows.length === 0) return [];

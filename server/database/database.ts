@@ -6,6 +6,7 @@ import {
 	Kysely,
 	type RawBuilder,
 	type SelectQueryBuilder,
+	type SqlBool,
 	SqliteAdapter,
 	sql,
 } from "kysely";
@@ -161,4 +162,19 @@ export function listTable(
 	return engineOf(db) === "sqlite"
 		? sql`(select value, key + 1 as ordinal from json_each(${json}))`
 		: sql`(select value, ordinality::integer as ordinal from json_array_elements_text((${json})::json) with ordinality)`;
+}
+
+/**
+ * Whether a text consists of the parts in their order, with anything between them: `abc%`
+ * is `["abc", ""]`. Upper and lower case differ, on both engines.
+ */
+export function textFits(
+	db: Db,
+	text: RawBuilder<unknown>,
+	parts: readonly string[],
+): RawBuilder<SqlBool> {
+	if (engineOf(db) === "postgres")
+		return sql`${text} like ${parts.map((part) => part.replaceAll(/[\\%_]/g, "\\$&")).join("%")}`;
+	// SQLite's LIKE takes A for a; its GLOB does not.
+	return sql`${text} glob ${parts.map((part) => part.replaceAll(/[*?[]/g, "[$&]")).join("*")}`;
 }

@@ -97,6 +97,7 @@ export async function openPostgresSignal(url: string): Promise<Signal> {
 	const listeners: SignalListener[] = [];
 	let closed = false;
 	let client: pg.Client | undefined;
+	let sending: Promise<void> = Promise.resolve();
 
 	const tell = (payload: string) => {
 		for (const listener of listeners) listener(payload);
@@ -133,20 +134,24 @@ export async function openPostgresSignal(url: string): Promise<Signal> {
 	await connect();
 	return {
 		send(payload) {
-			client
-				?.query("select pg_notify($1, $2)", [CHANNEL, payload])
-				.catch((error) => {
+			// One after the other: a connection takes one statement at a time.
+			sending = sending.then(async () => {
+				try {
+					await client?.query("select pg_notify($1, $2)", [CHANNEL, payload]);
+				} catch (error) {
 					log.warn(
 						{ err: error },
 						"a signal was not sent; the next tick finds the work",
 					);
-				});
+				}
+			});
 		},
 		onSignal(listener) {
 			listeners.push(listener);
 		},
 		async [Symbol.asyncDispose]() {
 			closed = true;
+			await sending;
 			const last = client;
 			client = undefined;
 			await last?.end();

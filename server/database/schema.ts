@@ -1,6 +1,8 @@
 /** What migrations need where the two engines' definitions differ. */
 import {
 	type ColumnDataType,
+	type ColumnDefinitionBuilder,
+	type CreateTableBuilder,
 	type Expression,
 	type Kysely,
 	type SqlBool,
@@ -53,4 +55,42 @@ export async function partialIndex(
 		.columns(columns)
 		.where(sql.raw<SqlBool>(where) as never)
 		.execute();
+}
+
+/** A table whose rows the store numbers in the order of their insertion, never twice. */
+export function numberedRow(
+	db: Schema,
+	table: CreateTableBuilder<string, never>,
+	name: string,
+): CreateTableBuilder<string, string> {
+	return isSqlite(db)
+		? table.addColumn(name, "integer", (c) => c.primaryKey().autoIncrement())
+		: table.addColumn(name, "bigserial", (c) => c.primaryKey());
+}
+
+/**
+ * Which transaction wrote the row. On PostgreSQL transactions commit in another order
+ * than they draw their numbers: who follows a table needs to know which may still come.
+ * SQLite has one writer, so there is nothing to tell apart.
+ */
+export function transactionNumber(
+	db: Schema,
+): (column: ColumnDefinitionBuilder) => ColumnDefinitionBuilder {
+	return (column) =>
+		column
+			.notNull()
+			.defaultTo(isSqlite(db) ? 0 : sql`(pg_current_xact_id()::text::bigint)`);
+}
+
+/**
+ * The order in which a numbered table is followed (follow.ts), where it is not that of
+ * the row numbers alone.
+ */
+export async function followingIndex(
+	db: Schema,
+	name: string,
+	table: string,
+): Promise<void> {
+	if (isSqlite(db)) return;
+	await db.schema.createIndex(name).on(table).columns(["tx", "seq"]).execute();
 }

@@ -82,9 +82,10 @@ class SqliteDriver implements Driver {
 	}
 
 	async init(): Promise<void> {
+		// 16 MB of pages: with 64 a million inserts, sorted or not, are no faster.
 		const writer = new DatabaseSync(this.#file, { timeout: 10_000 });
 		writer.exec(
-			"pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on; pragma wal_autocheckpoint=0; pragma cache_size=-65536; pragma temp_store=memory",
+			"pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on; pragma wal_autocheckpoint=0; pragma cache_size=-16384; pragma temp_store=memory",
 		);
 		const reader = new DatabaseSync(this.#file, {
 			timeout: 10_000,

@@ -40,12 +40,21 @@ export interface Tables {
 	packages: PackageRow;
 	devices: DeviceRow;
 	device_modules: DeviceModuleRow;
+	deleted_children: DeletedChildRow;
 	presence: PresenceRow;
 	nodes: NodeRow;
 	upgrade_tasks: UpgradeTaskRow;
 	upgrade_task_targets: UpgradeTaskTargetsRow;
 	upgrade_task_packages: UpgradeTaskPackageRow;
+	upgrade_task_groups: UpgradeTaskGroupRow;
 	subtasks: SubtaskRow;
+	device_groups: DeviceGroupRow;
+	device_group_members: DeviceGroupMemberRow;
+	device_tags: DeviceTagRow;
+	device_imports: DeviceImportRow;
+	device_import_refusals: DeviceImportRefusalRow;
+	history: HistoryRow;
+	history_swept: HistorySweptRow;
 }
 
 // --- access -----------------------------------------------------------------
@@ -208,6 +217,15 @@ export interface DeviceRow {
 	gateway_id: string | null;
 	/** 0 direct, 1 child, 2 child of a child. */
 	depth: Fixed<number>;
+	/** Whose connection carries it: its own id, or that of the gateway at the root. */
+	link_id: Fixed<string>;
+	/** What the gateway last said about a child: it may be off while the gateway is on. */
+	reported_status: "ONLINE" | "OFFLINE" | null;
+	reported_status_at: InstantText | null;
+	/** Of a child: the version of its gateway's list that added it; null: not numbered yet. */
+	link_version: number | null;
+	/** Of a gateway: counts the changes among the devices behind it. */
+	children_version: Generated<number>;
 	auth_type: "SECRET" | "CERTIFICATES";
 	secret_sealed: string | null;
 	secondary_secret_sealed: string | null;
@@ -228,6 +246,12 @@ export interface DeviceRow {
 	/** First connection ever. */
 	active_at: InstantText | null;
 	connection_status_at: InstantText | null;
+	/** The last connection that its timeline tells of. */
+	connection_noted_at: ColumnType<
+		InstantText | null,
+		InstantText | null | undefined,
+		InstantText | null
+	>;
 	created_at: Fixed<InstantText>;
 }
 
@@ -237,6 +261,16 @@ export interface DeviceModuleRow {
 	module_name: Fixed<string>;
 	module_version: string;
 	reported_at: InstantText;
+}
+
+/** A child that its gateway may still know of. */
+export interface DeletedChildRow {
+	link_id: Fixed<string>;
+	/** Of the gateway's list; see `devices.children_version`. */
+	version: Fixed<number>;
+	device_id: Fixed<string>;
+	node_id: Fixed<string>;
+	parent_device_id: Fixed<string>;
 }
 
 /** Who is connected, and to which node. No row: offline. */
@@ -252,6 +286,105 @@ export interface NodeRow {
 	node_id: Fixed<string>;
 	started_at: InstantText;
 	heartbeat_at: InstantText;
+}
+
+// --- groups, tags, imports -------------------------------------------------------
+
+export type GroupType = "STATIC" | "DYNAMIC";
+
+export interface DeviceGroupRow {
+	group_id: Fixed<string>;
+	record_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	name: string;
+	description: string | null;
+	super_group_id: Fixed<string | null>;
+	/** 1 for a group without a parent. */
+	depth: Fixed<number>;
+	group_type: Fixed<GroupType>;
+	/** Of a dynamic group: the condition as it was given. */
+	rule: Fixed<string | null>;
+	created_at: Fixed<InstantText>;
+	updated_at: InstantText;
+}
+
+/** Members of static groups. */
+export interface DeviceGroupMemberRow {
+	group_id: Fixed<string>;
+	/** The record id of the device: what members are ordered by. */
+	device_record_id: Fixed<string>;
+	device_id: Fixed<string>;
+}
+
+export interface DeviceTagRow {
+	device_id: Fixed<string>;
+	tag_key: Fixed<string>;
+	/** Empty when none was given. */
+	tag_value: string;
+}
+
+export type ImportStatus = "Processing" | "Success" | "PartialSuccess" | "Fail";
+
+/** The registration of many devices from one file. `import_id` is its record id too. */
+export interface DeviceImportRow {
+	import_id: Fixed<string>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	/** The node that received the file, and works it off. */
+	node_id: Fixed<string>;
+	/** JSON: who asked. Lines may name other resource spaces, in which he must be allowed to register. */
+	scope: Fixed<string>;
+	format: Fixed<"csv" | "ndjson">;
+	status: ImportStatus;
+	status_desc: string | null;
+	total_bytes: Fixed<number>;
+	/** Where to go on after a restart: bytes and lines that are worked off. */
+	done_bytes: number;
+	done_lines: number;
+	created: number;
+	/** Lines whose device existed already with the same product and node id. */
+	unchanged: number;
+	refused: number;
+	/** CSV: JSON list of the column names. */
+	header: string | null;
+	created_at: Fixed<InstantText>;
+	finished_at: InstantText | null;
+	/** Gone for every caller; its node is removing what is left of it. */
+	deleted_at: InstantText | null;
+}
+
+export interface DeviceImportRefusalRow {
+	import_id: Fixed<string>;
+	/** 1 for the first line of the file. */
+	line: Fixed<number>;
+	device_id: Fixed<string | null>;
+	error_code: Fixed<string>;
+	error_msg: Fixed<string>;
+}
+
+// --- history ----------------------------------------------------------------------
+
+/** What happened, for the timeline of a device and for those who watch. */
+export interface HistoryRow {
+	/** In the order of insertion. */
+	seq: Generated<number>;
+	/** The transaction that wrote it; see follow.ts. */
+	tx: Generated<number>;
+	project_id: Fixed<string>;
+	app_id: Fixed<string>;
+	device_id: Fixed<string | null>;
+	task_id: Fixed<string | null>;
+	kind: Fixed<string>;
+	/** JSON object. */
+	detail: Fixed<string | null>;
+	at: Fixed<InstantText>;
+}
+
+/** One row: the last entry, in the order of following, that the retention has removed. */
+export interface HistorySweptRow {
+	tx: number;
+	seq: number;
 }
 
 // --- upgrade tasks ----------------------------------------------------------------
@@ -305,11 +438,31 @@ export interface UpgradeTaskRow {
 	fail_wait_retry: number;
 	stopped: number;
 	removed: number;
-	/** Chunks of targets that are subtasks already, of `chunk_count`. */
-	expanded_chunks: number;
-	chunk_count: Fixed<number>;
-	/** Every subtask below this position has been started. */
+	/** JSON, as the caller sent them. */
+	targets_filter: Fixed<string | null>;
+	task_policy: Fixed<string | null>;
+	task_ext_info: Fixed<string | null>;
+	task_mode: Fixed<"GATEWAY" | null>;
+	/** 1: a subtask is started only once it is confirmed. */
+	need_confirm: Fixed<Bit>;
+	/** 1: all of it is confirmed, whatever the subtasks say. */
+	confirmed: Bit;
+	/** Null: at once. */
+	schedule_at: Fixed<InstantText | null>;
+	/** Retries that follow a failure by themselves; 0: none. */
+	retry_count: Fixed<number>;
+	retry_interval_minutes: Fixed<number>;
+	/** Parts (chunks of listed targets, or groups) that are subtasks already, of `part_count`. */
+	expanded_parts: number;
+	part_count: Fixed<number>;
+	/** Inside a group: the id of the last device looked at, as its walk has it; empty: none yet. */
+	expanded_after: string;
+	/** The highest position that is taken. */
+	last_position: number;
+	/** Every subtask up to this position has been started, or waits for a confirmation. */
 	started_position: number;
+	/** How far a retry of everything has come; null: none is under way. */
+	swept_position: number | null;
 	/** When the rollout must look at this task again; null: never. */
 	due_at: InstantText | null;
 	/** Until when other processes leave this task alone. */
@@ -335,6 +488,17 @@ export interface UpgradeTaskPackageRow {
 	package_id: Fixed<string>;
 }
 
+/** The groups of a task as they were when it was created, in the order named. */
+export interface UpgradeTaskGroupRow {
+	task_id: Fixed<string>;
+	part: Fixed<number>;
+	group_id: Fixed<string>;
+	group_type: Fixed<GroupType>;
+	rule: Fixed<string | null>;
+	/** The order in which its devices are walked through; null: not begun. */
+	walk: "device_id" | "record_id" | null;
+}
+
 export interface SubtaskRow {
 	task_id: Fixed<string>;
 	/** 1, 2, … in the order of the targets; as 24 hex digits the paging marker. */
@@ -344,6 +508,10 @@ export interface SubtaskRow {
 	phase: ExchangePhase | null;
 	/** Counts every write: a move is written only over the revision it was decided on. */
 	revision: Generated<number>;
+	/** Retries made by themselves since it was last started by somebody. */
+	attempt: Generated<number>;
+	/** 1: waits to be confirmed. */
+	held: Generated<Bit>;
 	/** 1 while a version query is out whose answer decides about repeating the notice. */
 	asked: Bit;
 	/** Null until chosen by the version the device reported. */

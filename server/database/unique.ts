@@ -21,6 +21,7 @@ export const uniqueIndexes = {
 	subtasks_device: ["subtasks", ["task_id", "device_id"]],
 	/** Partial: only rows in `Processing`. At most one running exchange per device. */
 	subtasks_one_exchange: ["subtasks", ["device_id"]],
+	device_groups_name: ["device_groups", ["app_id", "name"]],
 } as const satisfies Record<
 	string,
 	readonly [table: string, columns: readonly string[]]
