@@ -21,6 +21,7 @@ import {
 import { join } from "node:path";
 import { type Config, ConfigError } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
+import { randomPiece } from "../database/ids.ts";
 import { instant } from "../database/tables.ts";
 
 export interface Sealed {
@@ -47,7 +48,7 @@ export function sealedUnder(key: Buffer): Sealed {
 		.slice(0, 8);
 	return {
 		seal(secret) {
-			const nonce = randomBytes(NONCE_BYTES);
+			const nonce = randomPiece(NONCE_BYTES);
 			const cipher = createCipheriv("aes-256-gcm", secretKey, nonce);
 			const bytes = Buffer.concat([
 				nonce,

@@ -27,10 +27,13 @@ import type { Sealed } from "../access/sealed.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { readPage } from "../database/paging.ts";
 import { fromInstant, optionalInstant } from "../database/tables.ts";
-import { ApiError, errors, invalidInput } from "../errors.ts";
+import { ApiError, errors } from "../errors.ts";
+import type { ChildChange } from "./children.ts";
 import { readSecrets } from "./device-credentials.ts";
+import { findTags, type Tag } from "./device-tags.ts";
 import { type DeviceModule, listDeviceModules } from "./device-versions.ts";
 import {
+	additionOf,
 	createDevice,
 	type Device,
 	type DeviceFilter,
@@ -40,15 +43,16 @@ import {
 	listDevices,
 	type OnDeviceDeleted,
 	resetSecret,
+	statusChangedAt,
 	statusOf,
 	unfreezeDevice,
 	updateDevice,
 } from "./devices.ts";
+import { extensionInfoText, readNewDevice } from "./new-device.ts";
 
 const DEVICES = "/v5/iot/:project_id/devices";
 const OTA_PROFILE =
 	"/otaru/v1/projects/:project_id/devices/:device_id/ota-profile";
-const EXTENSION_INFO_LIMIT_BYTES = 1024;
 
 export interface DeviceRouteParts {
 	db: Db;
@@ -60,13 +64,19 @@ export interface DeviceRouteParts {
 		deviceId: string,
 		reason: "frozen" | "deleted" | "secret_changed",
 	) => void;
+	/** Lets a gateway know that devices behind it were registered or deleted. */
+	childrenChanged: (change: ChildChange) => void;
 }
 
 export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 	const { db, now, sealed } = parts;
 
-	const answer = async (device: Device) =>
-		toWire(device, await listDeviceModules(db, device.device_id), sealed);
+	const answer = async (device: Device) => {
+		const { device_id } = device;
+		const modules = await listDeviceModules(db, device_id);
+		const tags = (await findTags(db, [device_id])).get(device_id) ?? [];
+		return toWire(device, modules, tags, sealed);
+	};
 
 	http.post(
 		DEVICES,
@@ -79,33 +89,16 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 			},
 		},
 		async (request, reply) => {
-			const { body } = request;
 			const device = await createDevice(
 				db,
 				request.scope,
-				{
-					deviceId: body.device_id,
-					nodeId: body.node_id,
-					productId: body.product_id,
-					spaceId: body.app_id,
-					gatewayId: body.gateway_id,
-					deviceName: body.device_name || null,
-					description: body.description || null,
-					extensionInfo: body.extension_info
-						? extensionInfoText(body.extension_info)
-						: null,
-					credentials: {
-						authType: body.auth_info?.auth_type,
-						secret: body.auth_info?.secret,
-						fingerprint: body.auth_info?.fingerprint,
-						secureAccess: body.auth_info?.secure_access,
-						timeoutSeconds: body.auth_info?.timeout,
-					},
-				},
+				readNewDevice(request.body),
 				sealed,
 				now(),
 			);
-			return reply.code(201).send(toWire(device, [], sealed));
+			const change = additionOf(device);
+			if (change) parts.childrenChanged(change);
+			return reply.code(201).send(toWire(device, [], [], sealed));
 		},
 	);
 
@@ -126,7 +119,16 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 				readFilter(request.query),
 				readPage(request.query),
 			);
-			return { devices: items.map(toItem), page };
+			const tags = await findTags(
+				db,
+				items.map((device) => device.device_id),
+			);
+			return {
+				devices: items.map((device) =>
+					toItem(device, tags.get(device.device_id) ?? []),
+				),
+				page,
+			};
 		},
 	);
 
@@ -181,7 +183,7 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		},
 		async (request, reply) => {
 			const { device_id } = request.params;
-			await deleteDevice(
+			const change = await deleteDevice(
 				db,
 				request.scope,
 				device_id,
@@ -189,6 +191,7 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 				now(),
 			);
 			parts.disconnectDevice(device_id, "deleted");
+			if (change) parts.childrenChanged(change);
 			return reply.code(204).send();
 		},
 	);
@@ -279,13 +282,6 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 	);
 }
 
-function extensionInfoText(info: Record<string, unknown>): string {
-	const text = JSON.stringify(info);
-	if (Buffer.byteLength(text) > EXTENSION_INFO_LIMIT_BYTES)
-		throw invalidInput("extension_info", "must be at most 1 KB as JSON");
-	return text;
-}
-
 function readFilter(query: Static<typeof listDevicesQuery>): DeviceFilter {
 	const from = readTime("start_time", query.start_time);
 	const until = readTime("end_time", query.end_time);
@@ -315,7 +311,7 @@ function readTime(field: string, text: string | undefined): Date | undefined {
 	return time;
 }
 
-function toItem(device: Device): DeviceItem {
+function toItem(device: Device, tags: readonly Tag[]): DeviceItem {
 	return withoutAbsent({
 		app_id: device.app_id,
 		app_name: device.app_name,
@@ -331,20 +327,21 @@ function toItem(device: Device): DeviceItem {
 		product_id: device.product_id,
 		product_name: device.product_name,
 		status: statusOf(device),
-		tags: [],
+		tags: tags.map(({ key, value }) => ({ tag_key: key, tag_value: value })),
 	});
 }
 
 function toWire(
 	device: Device,
 	modules: readonly DeviceModule[],
+	tags: readonly Tag[],
 	sealed: Sealed,
 ): WireDevice {
 	const { primary, secondary } = readSecrets(device, sealed);
-	const changedAt = optionalInstant(device.connection_status_at);
+	const changedAt = optionalInstant(statusChangedAt(device));
 	const activeAt = optionalInstant(device.active_at);
 	return {
-		...toItem(device),
+		...toItem(device, tags),
 		modules: modules.map(({ moduleName, moduleVersion }) => ({
 			module_name: moduleName,
 			module_version: moduleVersion,
