@@ -13,6 +13,11 @@ import {
 	type VersionsOfDevice,
 } from "../devices/device-versions.ts";
 import type { Events } from "../events.ts";
+import {
+	type HistoryEntry,
+	type HistoryKind,
+	recordHistory,
+} from "../history/history.ts";
 import { logger } from "../log.ts";
 import { readSourceVersions } from "../packages/source-versions.ts";
 import {
@@ -22,9 +27,13 @@ import {
 	type Goal,
 	type Happening,
 } from "./subtask.ts";
+import { retryAt } from "./task-policy.ts";
 import {
+	countBehind,
 	fileNameOf,
+	findGateways,
 	findRunning,
+	findRunningBehind,
 	type RunningSubtask,
 	StaleSubtasksError,
 	type SubtaskChange,
@@ -33,7 +42,7 @@ import {
 
 /** What a device said, whichever protocol it speaks. */
 export type DeviceReport =
-	| { kind: "connected" }
+	| { kind: "connected"; since: Date }
 	/** Not said by the device: it was here when the rollout reached it. */
 	| { kind: "present" }
 	| {
@@ -54,7 +63,14 @@ export type DeviceReport =
 	  };
 
 /** What the server tells a device; `device-link` puts it into the device's protocol. */
-export type Notice =
+export type Notice = {
+	/** The device whose connection carries the message: itself, or its gateway. */
+	linkId: string;
+	/** For a child, in a task whose gateways fetch once and distribute. */
+	gateway?: { taskId: string; subDeviceCount: number };
+	/** What the task's creator wants handed on. */
+	taskExtInfo?: Record<string, unknown>;
+} & (
 	| {
 			kind: "version_query";
 			deviceId: string;
@@ -79,7 +95,8 @@ export type Notice =
 			customInfo: string | undefined;
 			offeredAt: Date;
 			expiresAt: Date;
-	  };
+	  }
+);
 
 export type Notify = (notice: Notice) => void;
 
@@ -103,6 +120,8 @@ interface Settled {
 	notices: Notice[];
 	changes: SubtaskChange[];
 	droppedVersions: number;
+	/** Those of the connected that carry other devices. */
+	gateways: { deviceId: string; since: Date }[];
 }
 
 const BATCH_LIMIT = 500;
@@ -118,7 +137,9 @@ export class Exchanges implements AsyncDisposable {
 	readonly #times: UpgradeTimes;
 	readonly #notify: Notify;
 	readonly #events: Events;
-	readonly #packages = new Map<string, Promise<PackageFacts[]>>();
+	readonly #packages = new Kept<PackageFacts[]>();
+	readonly #countsBehind = new Kept<number>();
+	readonly #behind = new Set<Promise<void>>();
 	#waiting: Waiting[] = [];
 	#flushing: Promise<void> | undefined;
 	#closed = false;
@@ -177,11 +198,18 @@ export class Exchanges implements AsyncDisposable {
 		this.#flushing = undefined;
 	}
 
+	/** Resolves once nothing is left of what was handed in. */
+	async quiet(): Promise<void> {
+		while (this.#flushing || this.#behind.size > 0)
+			await Promise.allSettled([this.#flushing, ...this.#behind]);
+	}
+
 	/** What was handed in and not begun is refused, so that devices say it again. */
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.#closed = true;
 		for (const { reject } of this.#waiting.splice(0)) reject(new Error(CLOSED));
 		await this.#flushing;
+		await Promise.allSettled(this.#behind);
 	}
 
 	async #settleBatch(batch: readonly Waiting[]): Promise<void> {
@@ -218,6 +246,8 @@ export class Exchanges implements AsyncDisposable {
 	#tell(batch: readonly Waiting[], settled: Settled): void {
 		for (const { resolve } of batch) resolve();
 		this.#count(settled.changes, settled.droppedVersions);
+		for (const { deviceId, since } of settled.gateways)
+			this.#goOnBehind(deviceId, since);
 		for (const notice of settled.notices) {
 			try {
 				this.#notify(notice);
@@ -228,6 +258,35 @@ export class Exchanges implements AsyncDisposable {
 				);
 			}
 		}
+	}
+
+	/** A gateway has connected, and with it the devices behind it, which may be 50,000. */
+	#goOnBehind(gateway: string, since: Date): void {
+		const work = (async () => {
+			for (let after = ""; !this.#closed; ) {
+				const some = await findRunningBehind(
+					this.#db,
+					gateway,
+					after,
+					BATCH_LIMIT,
+				);
+				const last = some.at(-1);
+				if (last === undefined) return;
+				await Promise.all(
+					some.map(({ deviceId }) =>
+						this.record(deviceId, { kind: "connected", since }),
+					),
+				);
+				after = last.recordId;
+			}
+		})().catch((error: unknown) => {
+			log.error(
+				{ err: error, device_id: gateway },
+				"could not go on with devices behind a gateway; the next sweep does",
+			);
+		});
+		this.#behind.add(work);
+		void work.finally(() => this.#behind.delete(work));
 	}
 
 	#refuse(batch: readonly Waiting[], error: unknown): void {
@@ -300,7 +359,12 @@ export class Exchanges implements AsyncDisposable {
 				case "goes_on": {
 					tracked.current = consequence.exchange;
 					if (consequence.send) {
-						const notice = noticeFor(consequence.send, tracked, packages);
+						const notice = noticeFor(
+							consequence.send,
+							tracked,
+							packages,
+							await this.#behindGateway(trx, tracked.subtask),
+						);
 						if (notice) tracked.notices.push(notice);
 					}
 					break;
@@ -319,17 +383,39 @@ export class Exchanges implements AsyncDisposable {
 		const changes: SubtaskChange[] = [];
 		const notices: Notice[] = [];
 		const proven: RunningSubtask[] = [];
+		const history: HistoryEntry[] = [];
 		for (const tracked of running.values()) {
-			const change = changeOf(tracked);
+			const change = changeOf(tracked, now);
 			if (change) changes.push(change);
 			notices.push(...tracked.notices);
+			history.push(...historyOf(tracked, change));
 			if (tracked.consequence?.kind === "succeeded" && tracked.provenByReport)
 				proven.push(tracked.subtask);
 		}
 		await writeChanges(trx, changes, now);
 		// The report that ended the upgrade named the version that runs now.
 		await recordVersions(trx, proven.map(provenVersion), now);
-		return { notices, changes, droppedVersions: dropped };
+		await recordHistory(trx, history, now);
+		return {
+			notices,
+			changes,
+			droppedVersions: dropped,
+			gateways: await connectedGateways(trx, inputs),
+		};
+	}
+
+	/** Undefined unless the device is a child in a task whose gateways distribute. */
+	async #behindGateway(
+		db: Db,
+		{ taskId, deviceId, linkId, gatewayMode }: RunningSubtask,
+	): Promise<{ taskId: string; subDeviceCount: number } | undefined> {
+		if (!gatewayMode || linkId === deviceId) return undefined;
+		// All of a task's subtasks stand before the first of them runs.
+		const subDeviceCount = await this.#countsBehind.get(
+			`${taskId}/${linkId}`,
+			() => countBehind(db, taskId, linkId),
+		);
+		return { taskId, subDeviceCount };
 	}
 
 	#count(changes: readonly SubtaskChange[], droppedVersions: number): void {
@@ -347,7 +433,7 @@ export class Exchanges implements AsyncDisposable {
 					{},
 					{ task_id: change.taskId, position: change.position },
 				);
-			if (change.to === "Fail") {
+			if (change.to === "Fail" || change.to === "FailWaitRetry") {
 				this.#events.happened(
 					"subtask_failed",
 					{ code: change.errorCode ?? "" },
@@ -363,14 +449,23 @@ export class Exchanges implements AsyncDisposable {
 
 	/** The packages of a task never change, so they are read once. */
 	#packagesOf(db: Db, taskId: string): Promise<PackageFacts[]> {
-		const kept = this.#packages.get(taskId);
+		return this.#packages.get(taskId, () => loadPackages(db, taskId));
+	}
+}
+
+/** What was read about the tasks that were last asked for. */
+class Kept<T> {
+	readonly #values = new Map<string, Promise<T>>();
+
+	get(key: string, load: () => Promise<T>): Promise<T> {
+		const kept = this.#values.get(key);
 		if (kept !== undefined) return kept;
-		const loading = loadPackages(db, taskId);
-		this.#packages.set(taskId, loading);
-		loading.catch(() => this.#packages.delete(taskId));
-		if (this.#packages.size > KEPT_TASKS) {
-			for (const oldest of this.#packages.keys()) {
-				this.#packages.delete(oldest);
+		const loading = load();
+		this.#values.set(key, loading);
+		loading.catch(() => this.#values.delete(key));
+		if (this.#values.size > KEPT_TASKS) {
+			for (const oldest of this.#values.keys()) {
+				this.#values.delete(oldest);
 				break;
 			}
 		}
@@ -385,6 +480,20 @@ interface Tracked {
 	consequence: (Consequence & { kind: "succeeded" | "failed" }) | undefined;
 	notices: Notice[];
 	provenByReport?: boolean;
+}
+
+async function connectedGateways(
+	db: Db,
+	inputs: readonly Input[],
+): Promise<{ deviceId: string; since: Date }[]> {
+	const connected = new Map<string, Date>();
+	for (const { deviceId, report } of inputs)
+		if (report.kind === "connected") connected.set(deviceId, report.since);
+	const gateways = await findGateways(db, [...connected.keys()]);
+	return gateways.map((deviceId) => ({
+		deviceId,
+		since: connected.get(deviceId) as Date,
+	}));
 }
 
 /** What a report means for the device's running exchange; undefined: nothing. */
@@ -491,8 +600,17 @@ function noticeFor(
 	send: "version_query" | "notice",
 	tracked: Tracked,
 	packages: readonly PackageFacts[],
+	gateway: { taskId: string; subDeviceCount: number } | undefined,
 ): Notice | undefined {
 	const { subtask, current } = tracked;
+	const addressed = {
+		deviceId: subtask.deviceId,
+		linkId: subtask.linkId,
+		...(gateway === undefined ? {} : { gateway }),
+		...(subtask.taskExtInfo === undefined
+			? {}
+			: { taskExtInfo: subtask.taskExtInfo }),
+	};
 	const named =
 		subtask.form === "native" || subtask.form === "compatible"
 			? subtask.moduleName
@@ -500,7 +618,7 @@ function noticeFor(
 	if (send === "version_query") {
 		return {
 			kind: "version_query",
-			deviceId: subtask.deviceId,
+			...addressed,
 			moduleName: subtask.form === "native" ? named : undefined,
 		};
 	}
@@ -516,7 +634,7 @@ function noticeFor(
 		return undefined;
 	return {
 		kind: "upgrade",
-		deviceId: subtask.deviceId,
+		...addressed,
 		taskId: subtask.taskId,
 		position: subtask.position,
 		part:
@@ -539,11 +657,10 @@ function noticeFor(
 	};
 }
 
-function changeOf({
-	subtask,
-	current,
-	consequence,
-}: Tracked): SubtaskChange | undefined {
+function changeOf(
+	{ subtask, current, consequence }: Tracked,
+	now: Date,
+): SubtaskChange | undefined {
 	const base = {
 		taskId: subtask.taskId,
 		position: subtask.position,
@@ -564,14 +681,66 @@ function changeOf({
 			output: consequence.output,
 		};
 	}
+	const dueAt = retryAt(subtask.retries, subtask.attempt, now);
 	return {
 		...base,
-		to: "Fail",
+		to: dueAt === undefined ? "Fail" : "FailWaitRetry",
+		dueAt,
 		packageId: current.packageId,
 		progress: current.progress,
 		errorCode: consequence.failure.code,
 		errorMessage: consequence.failure.message,
 	};
+}
+
+/** What is worth telling of it afterwards: the notices that go out, and the end. */
+function historyOf(
+	{ subtask, notices }: Tracked,
+	change: SubtaskChange | undefined,
+): HistoryEntry[] {
+	const entry = (
+		kind: HistoryKind,
+		detail: Record<string, unknown>,
+	): HistoryEntry => ({
+		projectId: subtask.projectId,
+		spaceId: subtask.spaceId,
+		deviceId: subtask.deviceId,
+		taskId: subtask.taskId,
+		kind,
+		detail,
+	});
+	const { attempt, targetVersion } = subtask;
+	const entries = notices.flatMap((notice) =>
+		notice.kind === "upgrade"
+			? [
+					entry("offered", {
+						version: notice.version,
+						package_id: notice.packageId,
+						attempt,
+					}),
+				]
+			: [],
+	);
+	if (change?.to === "Success")
+		entries.push(
+			entry("succeeded", { version: targetVersion, output: change.output }),
+		);
+	if (change?.to === "Fail")
+		entries.push(entry("failed", failureDetail(change)));
+	if (change?.to === "FailWaitRetry")
+		entries.push(
+			entry("retry_scheduled", {
+				...failureDetail(change),
+				attempt: attempt + 1,
+				of: subtask.retries.retryCount,
+				due_at: change.dueAt?.toISOString(),
+			}),
+		);
+	return entries;
+}
+
+function failureDetail({ errorCode, errorMessage }: SubtaskChange) {
+	return { error_code: errorCode, error_msg: errorMessage };
 }
 
 function sameExchange(a: Exchange, b: Exchange): boolean {

@@ -23,9 +23,6 @@ export const failures = {
 		"The device does not belong to the product of the package.",
 	),
 	frozenDevice: other("The device is frozen."),
-	childDevice: other(
-		"The device is behind a gateway; upgrades through a gateway are not supported.",
-	),
 	conflict: other("Task Conflict"),
 	unsupportedPackageType: other("Unsupported package type"),
 	noPackageForVersion: {

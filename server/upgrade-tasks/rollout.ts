@@ -4,7 +4,6 @@
  * transaction that also says how far it came.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { sql } from "kysely";
 import type { ArtifactStore } from "../artifacts/artifact-store.ts";
 import { verifyObject } from "../artifacts/objects.ts";
 import type { UpgradeTimes } from "../config.ts";
@@ -14,23 +13,38 @@ import {
 	type Db,
 	inTransaction,
 	isUniqueViolation,
-	listTable,
 } from "../database/database.ts";
 import type { Signal } from "../database/signal.ts";
-import { instant } from "../database/tables.ts";
+import { fromInstant, instant, optionalInstant } from "../database/tables.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
 import type { Exchanges } from "./exchanges.ts";
-import { failures } from "./failures.ts";
-import { startedExchange } from "./subtask.ts";
-import { CHUNK_SIZE, expandChunk } from "./targets.ts";
-import { CounterDeltas, finishTasks } from "./task-rows.ts";
+import {
+	type Awaited as AwaitedDevice,
+	findAwaited,
+	findAwaitedOn,
+	findDueStarts,
+	type Positions,
+	type Start,
+	startSome,
+	stillDue,
+} from "./starting.ts";
+import { expandSome } from "./targets.ts";
 import {
 	removeDeviceFromTasks,
 	removeSome,
+	retrySome,
 	stopSome,
+} from "./task-operations.ts";
+import { isTime } from "./task-policy.ts";
+import {
+	failTask,
+	finishTasks,
+	holdTaskRow,
+	isConfirmed,
+	setStatus,
 	type UpgradeTask,
-} from "./upgrade-tasks.ts";
+} from "./task-rows.ts";
 
 const TICK_MS = 1_000;
 /** Everybody connected here is looked at this often, in case a wake-up was lost. */
@@ -38,8 +52,12 @@ const SWEEP_MS = 60_000;
 const LEASE_MS = 30_000;
 const TASKS_AT_ONCE = 8;
 const DUE_AT_ONCE = 500;
+/** Pieces of a group that become subtasks in one transaction. */
+const STEPS = 5;
 /** Positions started in one transaction. */
 const START_WINDOW = 500;
+/** A task older than this is started with another look at its devices. */
+const RECHECK_MS = 60_000;
 
 const log = logger("rollout");
 
@@ -62,8 +80,8 @@ export interface RolloutParts {
 /** What one process tells the others. */
 type Wake =
 	| { wake: "tasks" }
-	/** Subtasks above `from` up to `to` were started by `node`. */
-	| { wake: "started"; task: string; from: number; to: number; node: string };
+	/** These subtasks were started by `node`. */
+	| { wake: "started"; task: string; positions: Positions; node: string };
 
 /** Tells the rollout of every process that a task has something due. */
 export function wakeRollout(signal: Signal): void {
@@ -78,6 +96,8 @@ export class Rollout implements AsyncDisposable {
 	#sweptAt = performance.now();
 	#wake: (() => void) | undefined;
 	#woken = false;
+	/** Those who wait until nothing is due. */
+	#awaitingQuiet: (() => void)[] = [];
 
 	constructor(parts: RolloutParts) {
 		this.#parts = parts;
@@ -96,45 +116,64 @@ export class Rollout implements AsyncDisposable {
 		this.#wakeUp();
 		await this.#loop;
 		await Promise.allSettled(this.#advancing.values());
+		for (const resolve of this.#awaitingQuiet.splice(0)) resolve();
+	}
+
+	/**
+	 * Resolves once nothing is due and nothing is being moved on, as seen by a look that
+	 * began after the call: for those who turn the clock themselves.
+	 */
+	quiet(): Promise<void> {
+		const { promise, resolve } = Promise.withResolvers<void>();
+		this.#awaitingQuiet.push(resolve);
+		this.#wakeUp();
+		return promise;
 	}
 
 	async #run(): Promise<void> {
 		while (!this.#closed) {
 			let busy = false;
+			const asked = this.#awaitingQuiet.splice(0);
 			try {
-				busy = await this.#tick();
+				const { found, isFull } = await this.#tick();
+				if (found === 0 && this.#advancing.size === 0)
+					for (const resolve of asked.splice(0)) resolve();
+				busy = isFull || (asked.length > 0 && this.#advancing.size === 0);
 			} catch (error) {
 				// The store may be away for a while; what is due stays due.
 				log.error({ err: error }, "the rollout could not look for due work");
 				this.#parts.events.happened("rollout_tick_failed");
 			}
+			this.#awaitingQuiet.unshift(...asked);
 			if (!busy) await this.#pause();
 			else await nextTurn();
 		}
 	}
 
-	/** True when there may be more to do at once. */
-	async #tick(): Promise<boolean> {
+	/** What was due; `isFull`: there may be more to do at once. */
+	async #tick(): Promise<{ found: number; isFull: boolean }> {
 		const { db, now, exchanges, nodeId } = this.#parts;
 		const room = TASKS_AT_ONCE - this.#advancing.size;
 		const claimed =
 			room > 0 ? await claimDueTasks(db, nodeId, now(), room, LEASE_MS) : [];
 		for (const taskId of claimed) this.#advance(taskId);
 		const due = await findDueDevices(db, nodeId, now(), DUE_AT_ONCE);
-		const gone = due.filter((device) => !device.exists);
-		for (const { deviceId } of gone)
-			await inTransaction(db, (trx) =>
-				removeDeviceFromTasks(trx, deviceId, now()),
-			);
-		const there = due.filter((device) => device.exists);
-		await exchanges.settleDue(
-			there.map(({ deviceId }) => ({
-				deviceId,
-				isHere: this.#parts.isHere(deviceId),
-			})),
-		);
+		const there: { deviceId: string; isHere: boolean }[] = [];
+		for (const { deviceId, linkId } of due) {
+			if (linkId === null)
+				await inTransaction(db, (trx) =>
+					removeDeviceFromTasks(trx, deviceId, now()),
+				);
+			else there.push({ deviceId, isHere: this.#parts.isHere(linkId) });
+		}
+		await exchanges.settleDue(there);
+		const starts = await findDueStarts(db, now(), DUE_AT_ONCE);
+		await this.#startDue(starts);
 		if (performance.now() - this.#sweptAt > SWEEP_MS) await this.#sweep();
-		return due.length === DUE_AT_ONCE;
+		return {
+			found: claimed.length + due.length + starts.length,
+			isFull: due.length === DUE_AT_ONCE || starts.length === DUE_AT_ONCE,
+		};
 	}
 
 	#advance(taskId: string): void {
@@ -169,30 +208,29 @@ export class Rollout implements AsyncDisposable {
 			} else if (
 				task.status === "Initializing" &&
 				!verified &&
-				task.expanded_chunks === 0
+				task.expanded_parts === 0 &&
+				task.expanded_after === ""
 			) {
 				if (!(await this.#verifyPackages(task))) return;
 				verified = true;
 			} else if (
-				task.expanded_chunks < task.chunk_count &&
+				task.expanded_parts < task.part_count &&
 				(task.status === "Initializing" || task.status === "Stopping")
 			) {
 				await this.#expand(task);
 			} else if (task.status === "Initializing") {
-				await this.#toProcessing(task);
+				await this.#afterExpansion(task);
+			} else if (task.status === "Waitting") {
+				if (!(await this.#endWaiting(task))) return;
+			} else if (task.status === "Processing" && task.swept_position !== null) {
+				await this.#retryWindow(task.task_id);
 			} else if (
 				task.status === "Processing" &&
-				task.started_position < task.chunk_count * CHUNK_SIZE
+				task.started_position < task.last_position
 			) {
 				await this.#startWindow(task);
 			} else if (task.status === "Stopping") {
-				const now = this.#parts.now();
-				const stopped = await inTransaction(db, async (trx) => {
-					const count = await stopSome(trx, taskId, now);
-					if (count === 0) await finishTasks(trx, [taskId], now);
-					return count;
-				});
-				if (stopped === 0) return;
+				if (!(await this.#stopPiece(taskId))) return;
 			} else {
 				await this.#rest(taskId);
 				return;
@@ -201,14 +239,22 @@ export class Rollout implements AsyncDisposable {
 		}
 	}
 
-	/** Nothing is due any more; devices move the task from here on. */
+	/** Nothing is due any more; devices, and what falls due by itself, move the task from here on. */
 	async #rest(taskId: string): Promise<void> {
 		const { db } = this.#parts;
 		await db
 			.updateTable("upgrade_tasks")
 			.set({ due_at: null, leased_until: null, leased_by: null })
 			.where("task_id", "=", taskId)
-			.where("status", "not in", ["Stopping", "Initializing"])
+			// Somebody may have asked for more in the meantime.
+			.where("status", "not in", ["Stopping", "Initializing", "Waitting"])
+			.where("swept_position", "is", null)
+			.where((eb) =>
+				eb.or([
+					eb("status", "!=", "Processing"),
+					eb("started_position", ">=", eb.ref("last_position")),
+				]),
+			)
 			.where("deleted_at", "is", null)
 			.execute();
 	}
@@ -225,23 +271,14 @@ export class Rollout implements AsyncDisposable {
 		for (const { package_id, object_key, sha256, size_bytes } of packages) {
 			const condition = await verifyObject(artifacts, sha256, size_bytes);
 			if (condition === "sound") continue;
-			const at = now();
-			await db
-				.updateTable("upgrade_tasks")
-				.set({
-					status: "Fail",
-					status_desc:
-						`The file ${object_key} of package ${package_id} cannot be used: ${condition}.`.slice(
-							0,
-							1_024,
-						),
-					finished_at: instant(at),
-					due_at: null,
-					leased_until: null,
-				})
-				.where("task_id", "=", task.task_id)
-				.where("status", "=", "Initializing")
-				.execute();
+			await inTransaction(db, (trx) =>
+				failTask(
+					trx,
+					task,
+					`The file ${object_key} of package ${package_id} cannot be used: ${condition}.`,
+					now(),
+				),
+			);
 			events.happened(
 				"task_failed",
 				{ reason: "file" },
@@ -256,54 +293,186 @@ export class Rollout implements AsyncDisposable {
 	async #expand(task: UpgradeTask): Promise<void> {
 		const now = this.#parts.now();
 		await inTransaction(this.#parts.db, async (trx) => {
-			// Whoever claimed the same task after a lease ran out loses here.
-			const advanced = await trx
+			const same = trx
 				.updateTable("upgrade_tasks")
-				.set({
-					expanded_chunks: task.expanded_chunks + 1,
-					leased_until: leaseEnd(now, LEASE_MS),
-				})
 				.where("task_id", "=", task.task_id)
-				.where("expanded_chunks", "=", task.expanded_chunks)
-				.where("status", "=", task.status)
+				.where("expanded_parts", "=", task.expanded_parts)
+				.where("expanded_after", "=", task.expanded_after)
+				.where("status", "=", task.status);
+			// Whoever claimed the same task after a lease ran out loses here.
+			const held = await same
+				.set({ leased_until: leaseEnd(now, LEASE_MS) })
 				.executeTakeFirst();
-			if (Number(advanced.numUpdatedRows) === 0) return;
-			await expandChunk(
-				trx,
-				{
-					taskId: task.task_id,
-					projectId: task.project_id,
-					productKey: task.product_key,
-					taskType: task.task_type,
-				},
-				task.expanded_chunks,
-				task.status === "Stopping" ? "Stopped" : "Waitting",
-				now,
-			);
+			if (held.numUpdatedRows === 0n) return;
+			let reached = task;
+			for (let step = 0; step < STEPS; step++) {
+				// Others are served in between; they only cannot write.
+				if (step > 0) await nextTurn();
+				const { parts, after, lastPosition } = await expandSome(
+					trx,
+					reached,
+					task.status === "Stopping" ? "Stopped" : "Waitting",
+					now,
+				);
+				reached = {
+					...reached,
+					expanded_parts: parts,
+					expanded_after: after,
+					last_position: lastPosition,
+				};
+				if (parts > task.expanded_parts) break;
+			}
+			const { expanded_parts, expanded_after, last_position } = reached;
+			await same
+				.set({ expanded_parts, expanded_after, last_position })
+				.execute();
+			if (expanded_parts === task.part_count)
+				await finishTasks(trx, [task.task_id], now);
 		});
 	}
 
-	async #toProcessing(task: UpgradeTask): Promise<void> {
+	/** All subtasks stand: the task begins, or waits for its time or a confirmation. */
+	async #afterExpansion({ task_id }: UpgradeTask): Promise<void> {
 		const now = this.#parts.now();
 		await inTransaction(this.#parts.db, async (trx) => {
+			const task = await holdTaskRow(trx, task_id);
+			if (task?.status !== "Initializing") return;
+			if (task.total === 0) {
+				await failTask(trx, task, "The task has no devices.", now);
+				return;
+			}
+			const scheduleAt = optionalInstant(task.schedule_at);
+			// When everything was refused already there is nothing to wait for.
+			const waits =
+				task.waitting > 0 &&
+				(!isTime(scheduleAt, now) || !(await isConfirmed(trx, task)));
+			await setStatus(
+				trx,
+				task,
+				waits ? "Waitting" : "Processing",
+				{ due_at: instant(now) },
+				now,
+			);
+			if (!waits) await finishTasks(trx, [task_id], now);
+		});
+	}
+
+	/** True when the task goes on; else it rests until its time, or until somebody confirms. */
+	async #endWaiting({ task_id }: UpgradeTask): Promise<boolean> {
+		const now = this.#parts.now();
+		return inTransaction(this.#parts.db, async (trx) => {
+			const task = await holdTaskRow(trx, task_id);
+			if (task?.status !== "Waitting") return task !== undefined;
+			const scheduleAt = optionalInstant(task.schedule_at);
+			const timely = isTime(scheduleAt, now);
+			if (timely && (await isConfirmed(trx, task))) {
+				await setStatus(trx, task, "Processing", {}, now);
+				await finishTasks(trx, [task_id], now);
+				return true;
+			}
 			await trx
 				.updateTable("upgrade_tasks")
-				.set({ status: "Processing" })
-				.where("task_id", "=", task.task_id)
-				.where("status", "=", "Initializing")
+				.set({
+					due_at: timely ? null : task.schedule_at,
+					leased_until: null,
+					leased_by: null,
+				})
+				.where("task_id", "=", task_id)
 				.execute();
-			// All of its devices may have been refused already.
-			await finishTasks(trx, [task.task_id], now);
+			return false;
+		});
+	}
+
+	async #retryWindow(taskId: string): Promise<void> {
+		const now = this.#parts.now();
+		await inTransaction(this.#parts.db, async (trx) => {
+			const task = await holdTaskRow(trx, taskId);
+			if (task?.status === "Processing") await retrySome(trx, task, now);
+		});
+	}
+
+	/** True when there is more to stop. */
+	async #stopPiece(taskId: string): Promise<boolean> {
+		const now = this.#parts.now();
+		return inTransaction(this.#parts.db, async (trx) => {
+			const task = await holdTaskRow(trx, taskId);
+			if (task?.status !== "Stopping") return task !== undefined;
+			return stopSome(trx, task, now);
 		});
 	}
 
 	async #startWindow(task: UpgradeTask): Promise<void> {
-		const { db, signal, nodeId } = this.#parts;
 		const from = task.started_position;
-		const to = from + START_WINDOW;
+		const positions = { from, to: from + START_WINDOW };
+		const { now } = this.#parts;
+		await this.#start(task.task_id, positions, async (trx) => {
+			const advanced = await trx
+				.updateTable("upgrade_tasks")
+				.set({
+					started_position: positions.to,
+					leased_until: leaseEnd(now(), LEASE_MS),
+				})
+				.where("task_id", "=", task.task_id)
+				.where("started_position", "=", from)
+				.where("status", "=", "Processing")
+				.returningAll()
+				.executeTakeFirst();
+			return advanced
+				? {
+						task: advanced,
+						positions,
+						status: "Waitting",
+						recheck:
+							// Whoever waited may have been frozen in the meantime.
+							task.need_confirm === 1 ||
+							task.schedule_at !== null ||
+							now().getTime() - fromInstant(task.created_at).getTime() >
+								RECHECK_MS,
+					}
+				: undefined;
+		});
+	}
+
+	/** Confirmed or retried one by one, or due to be tried again. */
+	async #startDue(
+		starts: Awaited<ReturnType<typeof findDueStarts>>,
+	): Promise<void> {
+		const byTask = Map.groupBy(
+			starts,
+			({ taskId, status }) => `${taskId}/${status}`,
+		);
+		for (const group of byTask.values()) {
+			const [first] = group;
+			if (first === undefined) continue;
+			const { taskId, status } = first;
+			const positions = { positions: group.map(({ position }) => position) };
+			await this.#start(taskId, positions, async (trx) => {
+				const task = await holdTaskRow(trx, taskId);
+				if (task?.status !== "Processing") return undefined;
+				const due = await stillDue(trx, taskId, positions, this.#parts.now());
+				return {
+					task,
+					positions: { positions: due },
+					status,
+					recheck: true,
+				};
+			});
+		}
+	}
+
+	/** Starts what `choose` says, in its transaction, and begins with those that are here. */
+	async #start(
+		taskId: string,
+		positions: Positions,
+		choose: (trx: Db) => Promise<Start | undefined>,
+	): Promise<void> {
+		const { db, signal, nodeId, now, times } = this.#parts;
 		for (let attempt = 1; ; attempt++) {
 			try {
-				await this.#startPositions(task, from, to);
+				await inTransaction(db, async (trx) => {
+					const start = await choose(trx);
+					if (start) await startSome(trx, start, times.onlineTimeoutMs, now());
+				});
 				break;
 			} catch (error) {
 				// Another task took one of these devices between the look and the write.
@@ -314,68 +483,22 @@ export class Rollout implements AsyncDisposable {
 		signal.send(
 			JSON.stringify({
 				wake: "started",
-				task: task.task_id,
-				from,
-				to,
+				task: taskId,
+				positions,
 				node: nodeId,
 			} satisfies Wake),
 		);
-		await this.#speakTo(await devicesAwaited(db, task.task_id, from, to));
-	}
-
-	async #startPositions(
-		task: UpgradeTask,
-		from: number,
-		to: number,
-	): Promise<void> {
-		const now = this.#parts.now();
-		const exchange = startedExchange(now, this.#parts.times.onlineTimeoutMs);
-		await inTransaction(this.#parts.db, async (trx) => {
-			const advanced = await trx
-				.updateTable("upgrade_tasks")
-				.set({ started_position: to, leased_until: leaseEnd(now, LEASE_MS) })
-				.where("task_id", "=", task.task_id)
-				.where("started_position", "=", from)
-				.where("status", "=", "Processing")
-				.executeTakeFirst();
-			if (Number(advanced.numUpdatedRows) === 0) return;
-			const window = sql`task_id = ${task.task_id} and position > ${from} and position <= ${to} and status = 'Waitting'`;
-			const started = await sql`
-				update subtasks set status = 'Processing', phase = ${exchange.phase},
-					due_at = ${exchange.dueAt ? instant(exchange.dueAt) : null},
-					revision = revision + 1, updated_at = ${instant(now)}
-				where ${window} and not exists (
-					select 1 from subtasks other
-					where other.device_id = subtasks.device_id and other.status = 'Processing')`.execute(
-				trx,
-			);
-			const refused = await sql`
-				update subtasks set status = 'Fail', error_code = ${failures.conflict.code},
-					error_msg = ${failures.conflict.message}, revision = revision + 1, updated_at = ${instant(now)}
-				where ${window}`.execute(trx);
-			const deltas = new CounterDeltas();
-			deltas.move(
-				task.task_id,
-				"Waitting",
-				"Processing",
-				Number(started.numAffectedRows ?? 0),
-			);
-			deltas.move(
-				task.task_id,
-				"Waitting",
-				"Fail",
-				Number(refused.numAffectedRows ?? 0),
-			);
-			await deltas.write(trx, now);
-		});
+		await this.#speakTo(await findAwaited(db, taskId, positions));
 	}
 
 	/** Begins with those of the devices that are connected to this process. */
-	async #speakTo(deviceIds: readonly string[]): Promise<void> {
+	async #speakTo(devices: readonly AwaitedDevice[]): Promise<void> {
 		const { exchanges, isHere } = this.#parts;
-		const here = deviceIds.filter((deviceId) => isHere(deviceId));
+		const here = devices.filter(({ linkId }) => isHere(linkId));
 		const outcomes = await Promise.allSettled(
-			here.map((deviceId) => exchanges.record(deviceId, { kind: "present" })),
+			here.map(({ deviceId }) =>
+				exchanges.record(deviceId, { kind: "present" }),
+			),
 		);
 		const failed = outcomes.filter(
 			({ status }) => status === "rejected",
@@ -389,14 +512,9 @@ export class Rollout implements AsyncDisposable {
 		this.#sweptAt = performance.now();
 		let some: string[] = [];
 		const look = async () => {
-			const { rows } = await sql<{ device_id: string }>`
-				select device_id from subtasks
-				where status = 'Processing' and phase = 'await_online' and device_id in
-					(select value from ${listTable(this.#parts.db, sql`${JSON.stringify(some)}`)} as here)`.execute(
-				this.#parts.db,
-			);
+			const awaited = await findAwaitedOn(this.#parts.db, some);
 			some = [];
-			await this.#speakTo(rows.map((row) => row.device_id));
+			await this.#speakTo(awaited);
 			await nextTurn();
 		};
 		for (const deviceId of [...this.#parts.devicesHere()]) {
@@ -415,8 +533,8 @@ export class Rollout implements AsyncDisposable {
 			if (!wake) return;
 			if (wake.wake === "started") {
 				if (wake.node === this.#parts.nodeId) return;
-				devicesAwaited(this.#parts.db, wake.task, wake.from, wake.to)
-					.then((deviceIds) => this.#speakTo(deviceIds))
+				findAwaited(this.#parts.db, wake.task, wake.positions)
+					.then((devices) => this.#speakTo(devices))
 					.catch((error: unknown) =>
 						log.warn(
 							{ err: error },
@@ -447,25 +565,6 @@ export class Rollout implements AsyncDisposable {
 	}
 }
 
-/** Devices of these positions that were not spoken to yet. */
-async function devicesAwaited(
-	db: Db,
-	taskId: string,
-	from: number,
-	to: number,
-): Promise<string[]> {
-	const rows = await db
-		.selectFrom("subtasks")
-		.select("device_id")
-		.where("task_id", "=", taskId)
-		.where("position", ">", from)
-		.where("position", "<=", to)
-		.where("status", "=", "Processing")
-		.where("phase", "=", "await_online")
-		.execute();
-	return rows.map((row) => row.device_id);
-}
-
 /**
  * Devices whose running subtask is due, the most overdue first: those connected to
  * this process, which alone can speak to them, and those connected to none. One that
@@ -476,12 +575,12 @@ async function findDueDevices(
 	nodeId: string,
 	now: Date,
 	limit: number,
-): Promise<{ deviceId: string; exists: boolean }[]> {
+): Promise<{ deviceId: string; linkId: string | null }[]> {
 	const rows = await db
 		.selectFrom("subtasks as s")
-		.leftJoin("presence as p", "p.device_id", "s.device_id")
 		.leftJoin("devices as d", "d.device_id", "s.device_id")
-		.select(["s.device_id", "d.device_id as existing"])
+		.leftJoin("presence as p", "p.device_id", "d.link_id")
+		.select(["s.device_id", "d.link_id"])
 		.where("s.due_at", "<=", instant(now))
 		.where("s.status", "=", "Processing")
 		.where((eb) =>
@@ -492,7 +591,7 @@ async function findDueDevices(
 		.execute();
 	return rows.map((row) => ({
 		deviceId: row.device_id,
-		exists: row.existing !== null,
+		linkId: row.link_id,
 	}));
 }
 

@@ -1,20 +1,29 @@
 import { Readable } from "node:stream";
 import type { FastifyReply } from "fastify";
-import { projectParams, wireTime, withoutAbsent } from "../../wire/envelope.ts";
+import {
+	parseWireTime,
+	projectParams,
+	wireTime,
+	wireTimeMs,
+	withoutAbsent,
+} from "../../wire/envelope.ts";
 import {
 	type CreateTask,
 	createTask as createTaskBody,
 	listTasksQuery,
 	otaTaskTypes,
 	showTaskQuery,
-	stopTask as stopTaskBody,
+	someTargets,
 	type TaskDetail,
 	targetResults,
 	task as taskAnswer,
 	taskList,
 	taskParams,
 	taskWithDetails,
+	type Why,
 	type Task as WireTask,
+	why,
+	whyParams,
 } from "../../wire/tasks.ts";
 import type { Http } from "../access/route.ts";
 import type { Clock, Db } from "../database/database.ts";
@@ -22,24 +31,41 @@ import { type PageResult, readPage } from "../database/paging.ts";
 import type { Signal } from "../database/signal.ts";
 import { fromInstant, type TaskType } from "../database/tables.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
+import { type Explanation, explain } from "./explanation.ts";
 import { wakeRollout } from "./rollout.ts";
 import {
-	createTask,
+	confirmTask,
 	deleteTask,
+	retryTask,
+	stopTask,
+} from "./task-operations.ts";
+import { SCHEDULE_HORIZON_MS, type TaskPolicy } from "./task-policy.ts";
+import type { UpgradeTask } from "./task-rows.ts";
+import {
+	createTask,
 	listTargets,
 	listTasks,
+	type NewTask,
 	type Subtask,
 	showTask,
-	stopTask,
-	type UpgradeTask,
 } from "./upgrade-tasks.ts";
 
 const TASKS = "/v5/iot/:project_id/batchtasks";
 const TASK = `${TASKS}/:task_id`;
+const WHY =
+	"/otaru/v1/projects/:project_id/batchtasks/:task_id/targets/:device_id/why";
+
+export interface UpgradeTaskRouteParts {
+	db: Db;
+	now: Clock;
+	signal: Signal;
+	/** The most devices that one task may list. */
+	taskLimits: { targets: number };
+}
 
 export function upgradeTaskRoutes(
 	http: Http,
-	{ db, now, signal }: { db: Db; now: Clock; signal: Signal },
+	{ db, now, signal, taskLimits }: UpgradeTaskRouteParts,
 ): void {
 	http.post(
 		TASKS,
@@ -52,19 +78,10 @@ export function upgradeTaskRoutes(
 			},
 		},
 		async (request, reply) => {
-			const type = otaType(request.body.task_type);
-			const { deviceIds, packageIds, document } = readNewTask(request.body);
 			const created = await createTask(
 				db,
 				request.scope,
-				{
-					spaceId: request.body.app_id,
-					name: request.body.task_name,
-					type,
-					deviceIds,
-					packageIds,
-					document,
-				},
+				readNewTask(request.body, taskLimits.targets, now()),
 				now(),
 			);
 			wakeRollout(signal);
@@ -139,52 +156,84 @@ export function upgradeTaskRoutes(
 		},
 	);
 
-	http.post(
-		`${TASK}/stop`,
+	http.get(
+		WHY,
 		{
-			config: { action: "iotda:batchtasks:stop", level: "Write" },
-			schema: {
-				params: taskParams,
-				body: stopTaskBody,
-				response: { 200: targetResults },
-			},
+			config: { action: "iotda:batchtasks:query", level: "Read" },
+			schema: { params: whyParams, response: { 200: why } },
 		},
 		async (request) => {
-			const outcomes = await stopTask(
-				db,
-				request.scope,
-				request.params.task_id,
-				request.body.targets,
-				now(),
+			const { task_id, device_id } = request.params;
+			return whyToWire(
+				device_id,
+				await explain(db, request.scope, task_id, device_id),
 			);
-			wakeRollout(signal);
-			return {
-				targets: outcomes.map(({ deviceId, stopped }) =>
-					stopped
-						? { target: deviceId, status: "success" as const }
-						: {
-								target: deviceId,
-								status: "failure" as const,
-								error_code: errors.targetStatus.code,
-								error_msg: errors.targetStatus.message,
-							},
-				),
-			};
 		},
 	);
 
-	for (const operation of ["retry", "confirm"] as const) {
+	const operations = {
+		retry: retryTask,
+		stop: stopTask,
+		confirm: confirmTask,
+	} as const;
+	for (const operation of ["retry", "stop", "confirm"] as const) {
 		http.post(
 			`${TASK}/${operation}`,
 			{
 				config: { action: `iotda:batchtasks:${operation}`, level: "Write" },
-				schema: { params: taskParams },
+				schema: {
+					params: taskParams,
+					body: someTargets,
+					response: { 200: targetResults },
+				},
 			},
-			async () => {
-				throw invalidInput(operation, "is not supported by this version");
+			async (request) => {
+				const outcomes = await operations[operation](
+					db,
+					request.scope,
+					request.params.task_id,
+					request.body.targets,
+					now(),
+				);
+				wakeRollout(signal);
+				return {
+					targets: outcomes.map(({ deviceId, done }) =>
+						done
+							? { target: deviceId, status: "success" as const }
+							: {
+									target: deviceId,
+									status: "failure" as const,
+									error_code: errors.targetStatus.code,
+									error_msg: errors.targetStatus.message,
+								},
+					),
+				};
 			},
 		);
 	}
+}
+
+function whyToWire(
+	deviceId: string,
+	{ task, subtask, reasons }: Explanation,
+): Why {
+	return withoutAbsent({
+		task_id: task.task_id,
+		target: deviceId,
+		task_status: task.status,
+		status: subtask?.status,
+		reasons: reasons.map(({ code, message, since, until }) =>
+			withoutAbsent({
+				code,
+				message,
+				since: since && wireTimeMs(since),
+				until: until && wireTimeMs(until),
+			}),
+		),
+		error: subtask && errorOf(subtask),
+		retries: subtask?.attempt ?? 0,
+		retry_count: task.retry_count,
+	});
 }
 
 /** @throws 403 IOTDA.014972 for a batch type that does not upgrade anything */
@@ -197,34 +246,36 @@ function otaType(type: string): TaskType {
 	return known;
 }
 
-/**
- * The rules between the fields. What this version does not do is refused by name:
- * a task that silently ran at once although it was scheduled would be worse than none.
- */
-function readNewTask(body: CreateTask) {
-	const unsupported = [
-		"task_mode",
-		"task_ext_info",
-		"targets_filter",
-		"task_policy",
-	] as const;
-	for (const field of unsupported) {
-		if (body[field] !== undefined)
-			throw invalidInput(field, "is not supported by this version");
-	}
-	if (body.need_confirm)
-		throw invalidInput(
-			"need_confirm",
-			"must be false: confirmation is not supported by this version",
-		);
+const EXT_INFO_LIMIT = 512;
+
+/** The rules between the fields. */
+function readNewTask(
+	body: CreateTask,
+	targetsLimit: number,
+	now: Date,
+): NewTask {
+	const type = otaType(body.task_type);
 	if (body.document_source !== undefined)
 		throw invalidInput(
 			"document_source",
 			`does not go with task_type ${body.task_type}`,
 		);
-	if (!body.targets) throw invalidInput("targets", "must be given");
-	if (!body.document) throw invalidInput("document", "must be given");
-	const { package_ids, package_id } = body.document;
+	const { targets, targets_filter, document, task_ext_info } = body;
+	if (!targets && !targets_filter)
+		throw invalidInput("targets", "must be given, or targets_filter");
+	if (targets && targets.length > targetsLimit)
+		throw invalidInput(
+			"targets",
+			`must be a list of 1 to ${targetsLimit} device ids`,
+		);
+	const groupIds = targets_filter?.group_ids ?? [];
+	if (new Set(groupIds).size < groupIds.length)
+		throw invalidInput(
+			"targets_filter.group_ids",
+			"must not name a group twice",
+		);
+	if (!document) throw invalidInput("document", "must be given");
+	const { package_ids, package_id } = document;
 	if (package_ids && package_id !== undefined)
 		throw invalidInput(
 			"document.package_id",
@@ -235,7 +286,69 @@ function readNewTask(body: CreateTask) {
 	if (!packageIds) throw invalidInput("document.package_ids", "must be given");
 	if (new Set(packageIds).size < packageIds.length)
 		throw invalidInput("document.package_ids", "must not name a package twice");
-	return { deviceIds: body.targets, packageIds, document: body.document };
+	if (
+		task_ext_info &&
+		[...JSON.stringify(task_ext_info)].length > EXT_INFO_LIMIT
+	)
+		throw invalidInput(
+			"task_ext_info",
+			`must be at most ${EXT_INFO_LIMIT} characters as JSON`,
+		);
+	return {
+		spaceId: body.app_id,
+		name: body.task_name,
+		type,
+		// Of several, the first that is given counts.
+		targets: targets ? { deviceIds: targets } : { groupIds },
+		packageIds,
+		policy: readPolicy(body.task_policy ?? {}, now),
+		needConfirm: body.need_confirm ?? false,
+		gatewayMode: body.task_mode === "GATEWAY",
+		sent: {
+			document,
+			targetsFilter: targets_filter,
+			taskPolicy: body.task_policy,
+			taskExtInfo: task_ext_info as Record<string, unknown> | undefined,
+		},
+	};
+}
+
+function readPolicy(
+	policy: NonNullable<CreateTask["task_policy"]>,
+	now: Date,
+): TaskPolicy {
+	const { schedule_time, retry_count, retry_interval } = policy;
+	if (retry_count === undefined && retry_interval !== undefined)
+		throw invalidInput(
+			"task_policy.retry_count",
+			"must be given with task_policy.retry_interval",
+		);
+	if (retry_count !== undefined && retry_interval === undefined)
+		throw invalidInput(
+			"task_policy.retry_interval",
+			"must be given with task_policy.retry_count",
+		);
+	return {
+		scheduleAt: readSchedule(schedule_time, now),
+		retryCount: retry_count ?? 0,
+		retryIntervalMinutes: retry_interval ?? 0,
+	};
+}
+
+/** A time that is over means at once. */
+function readSchedule(text: string | undefined, now: Date): Date | undefined {
+	if (text === undefined) return undefined;
+	const time = parseWireTime(text);
+	if (!time)
+		throw new ApiError(errors.invalidTime, {
+			detail:
+				"task_policy.schedule_time must be a time such as 20230211T121212Z.",
+		});
+	if (time.getTime() - now.getTime() > SCHEDULE_HORIZON_MS)
+		throw new ApiError(errors.invalidTime, {
+			detail: "task_policy.schedule_time must be within seven days.",
+		});
+	return time <= now ? undefined : time;
 }
 
 /**
@@ -280,9 +393,12 @@ function withoutTargets(task: UpgradeTask): Omit<WireTask, "targets"> {
 		task_id: task.task_id,
 		task_name: task.task_name,
 		task_type: task.task_type,
-		// A task that needs confirmation is refused, so there is none.
-		need_confirm: false,
+		task_mode: task.task_mode ?? undefined,
+		need_confirm: task.need_confirm === 1,
+		task_ext_info: sentObject(task.task_ext_info),
+		targets_filter: sentObject(task.targets_filter),
 		document: JSON.parse(task.document) as Record<string, unknown>,
+		task_policy: sentObject(task.task_policy),
 		status: task.status,
 		status_desc: task.status_desc ?? undefined,
 		task_progress: {
@@ -298,16 +414,26 @@ function withoutTargets(task: UpgradeTask): Omit<WireTask, "targets"> {
 		create_time: wireTime(fromInstant(task.created_at)),
 	});
 }
+
+function sentObject(text: string | null): Record<string, unknown> | undefined {
+	return text === null
+		? undefined
+		: (JSON.parse(text) as Record<string, unknown>);
+}
+
 function detailToWire(subtask: Subtask): TaskDetail {
 	return withoutAbsent({
 		target: subtask.device_id,
 		status: subtask.status,
 		output: subtask.output ?? progressText(subtask),
-		error:
-			subtask.error_code !== null && subtask.error_msg !== null
-				? { error_code: subtask.error_code, error_msg: subtask.error_msg }
-				: undefined,
+		error: errorOf(subtask),
 	});
+}
+
+function errorOf({ error_code, error_msg }: Subtask) {
+	return error_code !== null && error_msg !== null
+		? { error_code, error_msg }
+		: undefined;
 }
 
 /** While it runs, the last progress the device reported. */

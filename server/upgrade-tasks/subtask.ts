@@ -3,7 +3,8 @@
  * no clock, no store, no socket.
  *
  * The states, and what ends each:
- * - Waitting: stands in a task that has not reached it yet. Started by the rollout.
+ * - Waitting: stands in a task that has not reached it yet, or waits to be confirmed.
+ *   Started by the rollout.
  * - Processing: an exchange with the device runs; its phase says how far it is.
  *   - await_online: the device is not connected, or was not spoken to yet. Ends when
  *     it connects, or with the online time limit.
@@ -16,8 +17,9 @@
  *     and, when that is still the old one, gets the notice again, not too often.
  *   - verify_version: time is up and the device is asked once more. Ends with the
  *     version report or a short time limit.
- * - Success, Fail, Stopped, Removed: over. Nothing a device says changes them.
- * - FailWaitRetry: failed, another attempt is due later.
+ * - FailWaitRetry: failed with retries left; the next attempt begins when it is due.
+ * - Success, Fail, Stopped, Removed: over. Nothing a device says changes them; a retry
+ *   asked for by an operator brings Fail and Stopped back to Waitting.
  *
  * A success is believed only with the new version in the report. A result code other
  * than 0 decides before the version does: devices in the field report a failure and
@@ -36,9 +38,9 @@ import {
 export const subtaskMoves: Readonly<
 	Record<SubtaskStatus, readonly SubtaskStatus[]>
 > = {
-	Waitting: ["Processing", "Fail", "Stopped", "Removed"],
+	Waitting: ["Processing", "Fail", "FailWaitRetry", "Stopped", "Removed"],
 	Processing: ["Success", "Fail", "FailWaitRetry", "Stopped", "Removed"],
-	FailWaitRetry: ["Processing", "Fail", "Stopped", "Removed"],
+	FailWaitRetry: ["Waitting", "Processing", "Fail", "Stopped", "Removed"],
 	Success: [],
 	Fail: ["Waitting"],
 	Stopped: ["Waitting"],
@@ -49,6 +51,13 @@ export const unfinishedStatuses = [
 	"Waitting",
 	"Processing",
 	"FailWaitRetry",
+] as const satisfies SubtaskStatus[];
+
+/** What a retry asked for by an operator takes up again. */
+export const retriableStatuses = [
+	"Fail",
+	"FailWaitRetry",
+	"Stopped",
 ] as const satisfies SubtaskStatus[];
 
 /** How the device is spoken to about this task's part. */
@@ -90,8 +99,8 @@ export interface Limits {
 }
 
 export type Happening =
-	/** The device has connected. */
-	| { kind: "connected" }
+	/** The device has connected, at that time. */
+	| { kind: "connected"; since: Date }
 	/** The device was connected before the rollout reached it. */
 	| { kind: "present" }
 	/** The device reported the version of the part this task is about. */
@@ -148,7 +157,13 @@ export function after(
 ): Consequence {
 	switch (happening.kind) {
 		case "connected":
-			return afterConnected(exchange, goal, limits, now);
+			// What it says before it is greeted may have brought it a notice already.
+			// One that lies ahead is of the time before the clock was put back.
+			return exchange.offeredAt &&
+				exchange.offeredAt > happening.since &&
+				exchange.offeredAt <= now
+				? nothing
+				: afterConnected(exchange, goal, limits, now);
 		case "present":
 			// In any later phase its connection has been answered to already.
 			return exchange.phase === "await_online"
@@ -346,6 +361,7 @@ function offer(
 
 /** The same notice again with a fresh token, or later when the last one is too recent. */
 function repeat(exchange: Exchange, limits: Limits, now: Date): Consequence {
+	if (isOver(exchange, now)) return nothing;
 	const allowedAt = exchange.offeredAt
 		? later(exchange.offeredAt, limits.resendIntervalMs)
 		: now;
@@ -369,6 +385,11 @@ function repeat(exchange: Exchange, limits: Limits, now: Date): Consequence {
 	};
 }
 
+/** Its time is up; after an outage it gets a moment to say how it went, and no more. */
+function isOver({ expiresAt }: Exchange, now: Date): boolean {
+	return expiresAt !== undefined && expiresAt <= now;
+}
+
 /** The notice again for a device that came back with this version, which need not be the one it had. */
 function repeatFor(
 	exchange: Exchange,
@@ -377,6 +398,7 @@ function repeatFor(
 	limits: Limits,
 	now: Date,
 ): Consequence {
+	if (isOver(exchange, now)) return failed(failures.resultTimeout);
 	const chosen = packageFor(goal.packages, version);
 	if (!chosen) return failed(failures.noPackageForVersion);
 	return repeat({ ...exchange, packageId: chosen.packageId }, limits, now);

@@ -1,9 +1,10 @@
 /** The SQL of tasks and subtasks: batches as one statement, moves guarded, counters kept. */
-import { sql } from "kysely";
+import { type Selectable, sql, type Updateable } from "kysely";
 import {
 	type Db,
 	engineOf,
 	listTable,
+	lockForUpdate,
 	rowsTable,
 } from "../database/database.ts";
 import {
@@ -14,23 +15,36 @@ import {
 	type SubtaskStatus,
 	type TaskStatus,
 	type TaskType,
+	type UpgradeTaskRow,
 } from "../database/tables.ts";
+import { recordHistory } from "../history/history.ts";
 import { type Exchange, type ExchangeForm, subtaskMoves } from "./subtask.ts";
 import {
 	type CounterName,
-	type Counters,
 	counterNames,
 	counterOf,
 	resultOf,
 	taskMoves,
 } from "./task.ts";
+import type { RetryPolicy } from "./task-policy.ts";
+
+export type UpgradeTask = Selectable<UpgradeTaskRow>;
 
 /** A subtask in `Processing` with what decisions about it need. */
 export interface RunningSubtask {
 	taskId: string;
 	position: number;
+	projectId: string;
+	spaceId: string;
 	deviceId: string;
+	/** The device whose connection carries it: itself, or its gateway. */
+	linkId: string;
 	revision: number;
+	/** Retries made by themselves. */
+	attempt: number;
+	retries: RetryPolicy;
+	gatewayMode: boolean;
+	taskExtInfo: Record<string, unknown> | undefined;
 	exchange: Exchange;
 	taskType: TaskType;
 	moduleName: string;
@@ -45,8 +59,16 @@ export interface RunningSubtask {
 interface RunningRow {
 	task_id: string;
 	position: number;
+	project_id: string;
+	app_id: string;
 	device_id: string;
+	link_id: string;
 	revision: number;
+	attempt: number;
+	retry_count: number;
+	retry_interval_minutes: number;
+	task_mode: string | null;
+	task_ext_info: string | null;
 	phase: ExchangePhase;
 	asked: number;
 	package_id: string | null;
@@ -77,9 +99,10 @@ export async function findRunning(
 	const devices = listTable(db, sql`${JSON.stringify(deviceIds)}`);
 	const lock = engineOf(db) === "postgres" ? sql`for update of s` : sql``;
 	const { rows } = await sql<RunningRow>`
-		select s.task_id, s.position, s.device_id, s.revision, s.phase, s.asked, s.package_id,
+		select s.task_id, s.position, s.device_id, s.revision, s.attempt, s.phase, s.asked, s.package_id,
 			s.due_at, s.offered_at, s.expires_at, s.progress,
-			t.task_type, t.module_name, t.target_version,
+			t.project_id, t.app_id, t.retry_count, t.retry_interval_minutes, t.task_mode, t.task_ext_info,
+			d.link_id, t.task_type, t.module_name, t.target_version,
 			d.fw_version, d.sw_version, d.speaks_modules,
 			coalesce(d.module_form, p.module_form) as module_form, p.download_form, m.module_version
 		from subtasks s
@@ -93,8 +116,21 @@ export async function findRunning(
 	return rows.map((row) => ({
 		taskId: row.task_id,
 		position: row.position,
+		projectId: row.project_id,
+		spaceId: row.app_id,
 		deviceId: row.device_id,
+		linkId: row.link_id,
 		revision: row.revision,
+		attempt: row.attempt,
+		retries: {
+			retryCount: row.retry_count,
+			retryIntervalMinutes: row.retry_interval_minutes,
+		},
+		gatewayMode: row.task_mode === "GATEWAY",
+		taskExtInfo:
+			row.task_ext_info === null
+				? undefined
+				: (JSON.parse(row.task_ext_info) as Record<string, unknown>),
 		exchange: {
 			phase: row.phase,
 			asked: row.asked === 1,
@@ -115,6 +151,68 @@ export async function findRunning(
 	}));
 }
 
+/** Those of the devices that carry others. */
+export async function findGateways(
+	db: Db,
+	deviceIds: readonly string[],
+): Promise<string[]> {
+	if (deviceIds.length === 0) return [];
+	const { rows } = await sql<{ link_id: string }>`
+		select value as link_id from ${listTable(db, sql`${JSON.stringify(deviceIds)}`)} as connected
+		where exists (select 1 from devices d where d.link_id = connected.value and d.depth > 0)`.execute(
+		db,
+	);
+	return rows.map((row) => row.link_id);
+}
+
+/** Devices behind a gateway whose exchange runs, in the order of their record ids. */
+export async function findRunningBehind(
+	db: Db,
+	gateway: string,
+	after: string,
+	limit: number,
+): Promise<{ deviceId: string; recordId: string }[]> {
+	const rows = await db
+		.selectFrom("devices as d")
+		.select(["d.device_id", "d.record_id"])
+		.where("d.link_id", "=", gateway)
+		.where("d.depth", ">", sql.lit(0))
+		.where("d.record_id", ">", after)
+		.where((eb) =>
+			eb.exists(
+				eb
+					.selectFrom("subtasks as s")
+					.select("s.task_id")
+					.whereRef("s.device_id", "=", "d.device_id")
+					.where("s.status", "=", "Processing"),
+			),
+		)
+		.orderBy("d.record_id")
+		.limit(limit)
+		.execute();
+	return rows.map((row) => ({
+		deviceId: row.device_id,
+		recordId: row.record_id,
+	}));
+}
+
+/** How many of the devices behind this gateway stand in the task. */
+export async function countBehind(
+	db: Db,
+	taskId: string,
+	gateway: string,
+): Promise<number> {
+	const row = await db
+		.selectFrom("devices as d")
+		.innerJoin("subtasks as s", "s.device_id", "d.device_id")
+		.select((eb) => eb.fn.countAll<number>().as("count"))
+		.where("d.link_id", "=", gateway)
+		.where("d.depth", ">", sql.lit(0))
+		.where("s.task_id", "=", taskId)
+		.executeTakeFirstOrThrow();
+	return Number(row.count);
+}
+
 function formOf(
 	taskType: TaskType,
 	speaksModules: boolean,
@@ -133,6 +231,10 @@ export interface SubtaskChange {
 	to: SubtaskStatus;
 	/** Absent once it is no longer running. */
 	exchange?: Exchange;
+	/** When it goes on by itself, although it is not running. */
+	dueAt?: Date | undefined;
+	/** Given when it is counted anew. */
+	attempt?: number;
 	progress?: number | undefined;
 	packageId?: string | undefined;
 	output?: string;
@@ -166,11 +268,12 @@ export async function writeChanges(
 		task_id: change.taskId,
 		position: change.position,
 		revision: change.revision,
+		attempt: change.attempt ?? null,
 		status: change.to,
 		phase: change.exchange?.phase ?? null,
 		asked: change.exchange?.asked ? 1 : 0,
 		package_id: change.exchange?.packageId ?? change.packageId ?? null,
-		due_at: change.exchange?.dueAt ? instant(change.exchange.dueAt) : null,
+		due_at: dueText(change.exchange?.dueAt ?? change.dueAt),
 		offered_at: change.exchange?.offeredAt
 			? instant(change.exchange.offeredAt)
 			: null,
@@ -188,6 +291,7 @@ export async function writeChanges(
 			task_id: "text",
 			position: "integer",
 			revision: "integer",
+			attempt: "integer",
 			status: "text",
 			phase: "text",
 			asked: "integer",
@@ -205,6 +309,7 @@ export async function writeChanges(
 	const result = await sql`
 		update subtasks set
 			status = v.status, phase = v.phase, asked = v.asked, revision = subtasks.revision + 1,
+			attempt = coalesce(v.attempt, subtasks.attempt),
 			package_id = v.package_id, due_at = v.due_at, offered_at = coalesce(v.offered_at, subtasks.offered_at),
 			expires_at = coalesce(v.expires_at, subtasks.expires_at), progress = v.progress, output = v.output,
 			error_code = v.error_code, error_msg = v.error_msg, updated_at = ${instant(now)}
@@ -218,6 +323,10 @@ export async function writeChanges(
 	for (const change of changes)
 		deltas.move(change.taskId, change.from, change.to);
 	await deltas.write(trx, now);
+}
+
+function dueText(dueAt: Date | undefined): string | null {
+	return dueAt === undefined ? null : instant(dueAt);
 }
 
 /** Movements of counters, summed per task, so that a batch touches each task's row once. */
@@ -296,26 +405,130 @@ export async function finishTasks(
 	taskIds: readonly string[],
 	now: Date,
 ): Promise<void> {
-	const { rows: ended } = await sql<
-		{ task_id: string; status: TaskStatus } & Counters
-	>`
-		select task_id, status, ${sql.join(counterNames.map((name) => sql.ref(name)))}
-		from upgrade_tasks
+	const { rows: ended } = await sql<UpgradeTask>`
+		select * from upgrade_tasks
 		where task_id in (select value from ${listTable(trx, sql`${JSON.stringify(taskIds)}`)} as touched)
-			and status in ('Processing', 'Stopping')
-			and expanded_chunks = chunk_count
+			and status in ('Waitting', 'Processing', 'Stopping')
+			and expanded_parts = part_count and swept_position is null
 			and waitting + processing + fail_wait_retry = 0`.execute(trx);
-	for (const { task_id, status, ...counters } of ended) {
-		const result = status === "Stopping" ? "Stopped" : resultOf(counters);
-		if (result === undefined || !taskMoves[status].includes(result))
-			throw new Error(`A task does not go from ${status} to ${result}.`);
-		await trx
-			.updateTable("upgrade_tasks")
-			.set({ status: result, finished_at: instant(now), due_at: null })
-			.where("task_id", "=", task_id)
-			.where("status", "=", status)
-			.execute();
+	for (const task of ended) {
+		const result = task.status === "Stopping" ? "Stopped" : resultOf(task);
+		if (result === undefined)
+			throw new Error(`The task ${task.task_id} is finished without a result.`);
+		await setStatus(
+			trx,
+			task,
+			result,
+			{ finished_at: instant(now), due_at: null },
+			now,
+		);
 	}
+}
+
+/** The row of a task, held until the transaction ends; undefined once it is deleted. */
+export async function holdTaskRow(
+	trx: Db,
+	taskId: string,
+): Promise<UpgradeTask | undefined> {
+	return lockForUpdate(
+		trx,
+		trx
+			.selectFrom("upgrade_tasks")
+			.selectAll()
+			.where("task_id", "=", taskId)
+			.where("deleted_at", "is", null),
+	).executeTakeFirst();
+}
+
+/** Whether anything of the task may start as far as confirmation goes. */
+export async function isConfirmed(
+	db: Db,
+	{ task_id, need_confirm, confirmed }: UpgradeTask,
+): Promise<boolean> {
+	if (!need_confirm || confirmed) return true;
+	const some = await db
+		.selectFrom("subtasks")
+		.select("position")
+		.where("task_id", "=", task_id)
+		.where("status", "=", "Waitting")
+		.where("held", "=", 0)
+		.limit(1)
+		.executeTakeFirst();
+	return some !== undefined;
+}
+
+/**
+ * Moves a task that is held from the status that was read, with whatever goes along.
+ *
+ * @throws when the move is not drawn
+ */
+export async function setStatus(
+	trx: Db,
+	task: UpgradeTask,
+	status: TaskStatus,
+	columns: Updateable<UpgradeTaskRow>,
+	now: Date,
+): Promise<void> {
+	if (!taskMoves[task.status].includes(status))
+		throw new Error(`A task does not go from ${task.status} to ${status}.`);
+	await trx
+		.updateTable("upgrade_tasks")
+		.set({ ...columns, status })
+		.where("task_id", "=", task.task_id)
+		.where("status", "=", task.status)
+		.execute();
+	const { status_desc } = columns;
+	await recordTaskHistory(
+		trx,
+		task,
+		"task_status",
+		{ status, ...(status_desc ? { status_desc } : {}) },
+		now,
+	);
+}
+
+/** The task cannot begin: it ends without a subtask. */
+export async function failTask(
+	trx: Db,
+	task: UpgradeTask,
+	reason: string,
+	now: Date,
+): Promise<void> {
+	await setStatus(
+		trx,
+		task,
+		"Fail",
+		{
+			status_desc: reason.slice(0, 1_024),
+			finished_at: instant(now),
+			due_at: null,
+			leased_until: null,
+			leased_by: null,
+		},
+		now,
+	);
+}
+
+export function recordTaskHistory(
+	trx: Db,
+	task: Pick<UpgradeTask, "task_id" | "project_id" | "app_id">,
+	kind: "task_created" | "task_status" | "task_deleted",
+	detail: Record<string, unknown>,
+	now: Date,
+): Promise<void> {
+	return recordHistory(
+		trx,
+		[
+			{
+				projectId: task.project_id,
+				spaceId: task.app_id,
+				taskId: task.task_id,
+				kind,
+				detail,
+			},
+		],
+		now,
+	);
 }
 
 /** The marker of a subtask in `task_details`: its position as 24 hex digits. */

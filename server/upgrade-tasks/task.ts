@@ -2,22 +2,23 @@
  * An upgrade task's states and moves. Pure.
  *
  * - Initializing: created; its targets become subtasks, chunk by chunk.
- * - Waitting: expanded, its time has not come.
+ * - Waitting: expanded; its time has not come, or nothing of it is confirmed yet.
  * - Processing: subtasks are being started or run.
  * - Stopping: a stop was asked for; what is unfinished is being stopped.
- * - Success, Fail, PartialSuccess, Stopped: over, by what its subtasks came to.
+ * - Success, Fail, PartialSuccess, Stopped: over, by what its subtasks came to. A retry
+ *   brings Fail and PartialSuccess back to Processing.
  */
 import type { SubtaskStatus, TaskStatus } from "../database/tables.ts";
 
 /** The drawn moves; docs/states.md shows the same table. */
 export const taskMoves: Readonly<Record<TaskStatus, readonly TaskStatus[]>> = {
 	Initializing: ["Waitting", "Processing", "Fail", "Stopping"],
-	Waitting: ["Processing", "Stopping"],
+	Waitting: ["Processing", "Fail", "Stopping", "Stopped"],
 	Processing: ["Success", "Fail", "PartialSuccess", "Stopping", "Stopped"],
 	Stopping: ["Stopped"],
 	Success: [],
-	Fail: [],
-	PartialSuccess: [],
+	Fail: ["Processing"],
+	PartialSuccess: ["Processing"],
 	Stopped: [],
 };
 
@@ -72,6 +73,16 @@ export function canDelete(status: TaskStatus): boolean {
 
 export function canStop(status: TaskStatus): boolean {
 	return !isFinished(status) && status !== "Stopping";
+}
+
+export function canRetry(status: TaskStatus): boolean {
+	return (
+		status === "Processing" || status === "Fail" || status === "PartialSuccess"
+	);
+}
+
+export function canConfirm(status: TaskStatus): boolean {
+	return canStop(status);
 }
 
 /**

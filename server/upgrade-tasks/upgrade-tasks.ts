@@ -1,12 +1,7 @@
-/** Upgrade tasks as operators know them: create, list, show, stop, delete. Wire: batch tasks. */
-import { type Selectable, sql } from "kysely";
+/** Upgrade tasks as operators know them: create, list, show. Wire: batch tasks. */
+import type { Selectable } from "kysely";
 import { maySee, requireAction, type Scope } from "../access/permissions.ts";
-import {
-	type Db,
-	inTransaction,
-	lockForShare,
-	lockForUpdate,
-} from "../database/database.ts";
+import { type Db, inTransaction, lockForShare } from "../database/database.ts";
 import { newRecordId } from "../database/ids.ts";
 import { listPage, type Page, type PageResult } from "../database/paging.ts";
 import {
@@ -17,26 +12,25 @@ import {
 	type SubtaskStatus,
 	type TaskStatus,
 	type TaskType,
-	type UpgradeTaskRow,
 } from "../database/tables.ts";
+import { findGroups } from "../device-groups/device-groups.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import {
 	getResourceSpace,
 	getSpaceOrDefault,
 	visibleSpaceIds,
 } from "../resource-spaces/resource-spaces.ts";
-import { unfinishedStatuses } from "./subtask.ts";
 import { chunksOf } from "./targets.ts";
-import { canDelete, canStop, counterOf } from "./task.ts";
+import { counterOf } from "./task.ts";
+import type { TaskPolicy } from "./task-policy.ts";
 import {
-	CounterDeltas,
+	failTask,
 	markerPosition,
 	positionMarker,
-	type SubtaskChange,
-	writeChanges,
+	recordTaskHistory,
+	type UpgradeTask,
 } from "./task-rows.ts";
 
-export type UpgradeTask = Selectable<UpgradeTaskRow>;
 export type Subtask = Selectable<SubtaskRow>;
 /** Submitted targets are a table of their own: only what shows them reads them. */
 export interface TaskWithTargets {
@@ -49,10 +43,19 @@ export interface NewTask {
 	spaceId: string | undefined;
 	name: string;
 	type: TaskType;
-	deviceIds: readonly string[];
+	/** Either devices, or the groups they are in. */
+	targets: { deviceIds: readonly string[] } | { groupIds: readonly string[] };
 	packageIds: readonly string[];
+	policy: TaskPolicy;
+	needConfirm: boolean;
+	gatewayMode: boolean;
 	/** As the caller sent it: echoed in every answer. */
-	document: Record<string, unknown>;
+	sent: {
+		document: Record<string, unknown>;
+		targetsFilter: Record<string, unknown> | undefined;
+		taskPolicy: Record<string, unknown> | undefined;
+		taskExtInfo: Record<string, unknown> | undefined;
+	};
 }
 
 const packageTypeOf: Readonly<Record<TaskType, PackageType>> = {
@@ -61,14 +64,9 @@ const packageTypeOf: Readonly<Record<TaskType, PackageType>> = {
 	moduleUpgrade: "modulePackage",
 };
 
-/** Subtasks that one transaction stops or removes: keeps the event loop free. */
-const SWEEP_SIZE = 1_000;
-/** What a stop of everything reports about at most. */
-const REPORTED_TARGETS = 100;
-const EXPANSION_WAIT_MS = 5_000;
-
 /**
- * Stores the task; the rollout makes subtasks of its targets afterwards.
+ * Stores the task; the rollout makes subtasks of its targets afterwards. One that names a
+ * group which does not exist has failed at once and says so.
  *
  * @throws 400 when a package is unknown, of another type than the task, or unlike the others
  */
@@ -79,9 +77,12 @@ export async function createTask(
 	now: Date,
 ): Promise<TaskWithTargets> {
 	const space = await getSpaceOrDefault(db, scope, input.spaceId);
-	const targets = chunksOf(input.deviceIds).map((chunk) =>
-		JSON.stringify(chunk),
-	);
+	const targets =
+		"deviceIds" in input.targets
+			? chunksOf(input.targets.deviceIds).map((chunk) => JSON.stringify(chunk))
+			: [];
+	const groupIds = "groupIds" in input.targets ? input.targets.groupIds : [];
+	const { policy, sent } = input;
 	const task = await inTransaction(db, async (trx) => {
 		const packages = await holdPackages(trx, scope, space.app_id, input);
 		const first = packages[0];
@@ -103,7 +104,16 @@ export async function createTask(
 			task_type: input.type,
 			module_name: first.module_name,
 			target_version: first.version,
-			document: JSON.stringify(input.document),
+			document: JSON.stringify(sent.document),
+			targets_filter: jsonOrNull(sent.targetsFilter),
+			task_policy: jsonOrNull(sent.taskPolicy),
+			task_ext_info: jsonOrNull(sent.taskExtInfo),
+			task_mode: input.gatewayMode ? "GATEWAY" : null,
+			need_confirm: input.needConfirm ? 1 : 0,
+			confirmed: 0,
+			schedule_at: policy.scheduleAt ? instant(policy.scheduleAt) : null,
+			retry_count: policy.retryCount,
+			retry_interval_minutes: policy.retryIntervalMinutes,
 			status: "Initializing",
 			status_desc: null,
 			total: 0,
@@ -114,9 +124,12 @@ export async function createTask(
 			fail_wait_retry: 0,
 			stopped: 0,
 			removed: 0,
-			expanded_chunks: 0,
-			chunk_count: targets.length,
+			expanded_parts: 0,
+			expanded_after: "",
+			part_count: targets.length + groupIds.length,
+			last_position: 0,
 			started_position: 0,
+			swept_position: null,
 			due_at: instant(now),
 			leased_until: null,
 			leased_by: null,
@@ -125,16 +138,17 @@ export async function createTask(
 			deleted_at: null,
 		};
 		await trx.insertInto("upgrade_tasks").values(row).execute();
-		await trx
-			.insertInto("upgrade_task_targets")
-			.values(
-				targets.map((device_ids, chunk) => ({
-					task_id: row.task_id,
-					chunk,
-					device_ids,
-				})),
-			)
-			.execute();
+		if (targets.length > 0)
+			await trx
+				.insertInto("upgrade_task_targets")
+				.values(
+					targets.map((device_ids, chunk) => ({
+						task_id: row.task_id,
+						chunk,
+						device_ids,
+					})),
+				)
+				.execute();
 		await trx
 			.insertInto("upgrade_task_packages")
 			.values(
@@ -144,9 +158,67 @@ export async function createTask(
 				})),
 			)
 			.execute();
-		return row;
+		await recordTaskHistory(
+			trx,
+			row,
+			"task_created",
+			{ task_name: row.task_name, task_type: row.task_type },
+			now,
+		);
+		const unknown = await storeGroups(trx, row, groupIds);
+		if (unknown === undefined) return row;
+		await failTask(
+			trx,
+			row,
+			`The device group ${unknown} does not exist.`,
+			now,
+		);
+		return trx
+			.selectFrom("upgrade_tasks")
+			.selectAll()
+			.where("task_id", "=", taskId)
+			.executeTakeFirstOrThrow();
 	});
 	return { task, targets };
+}
+
+/**
+ * The groups as they are now: a dynamic one that is deleted while the task still looks
+ * for its devices is none the less the one that was meant.
+ *
+ * @returns the first that does not exist
+ */
+async function storeGroups(
+	trx: Db,
+	{ task_id, app_id }: UpgradeTask,
+	groupIds: readonly string[],
+): Promise<string | undefined> {
+	if (groupIds.length === 0) return undefined;
+	const found = new Map(
+		(await findGroups(trx, app_id, groupIds)).map((group) => [
+			group.groupId,
+			group,
+		]),
+	);
+	const rows = [];
+	for (const [part, groupId] of groupIds.entries()) {
+		const group = found.get(groupId);
+		if (!group) return groupId;
+		rows.push({
+			task_id,
+			part,
+			group_id: groupId,
+			group_type: group.type,
+			rule: group.rule,
+			walk: null,
+		});
+	}
+	await trx.insertInto("upgrade_task_groups").values(rows).execute();
+	return undefined;
+}
+
+function jsonOrNull(value: Record<string, unknown> | undefined): string | null {
+	return value === undefined ? null : JSON.stringify(value);
 }
 
 /** The packages of a new task, kept from being deleted until the transaction ends. */
@@ -247,7 +319,7 @@ export async function listTargets(db: Db, taskId: string): Promise<string[]> {
 }
 
 /** @throws 404 IOTDA.014970 */
-async function getTask(
+export async function getTask(
 	db: Db,
 	scope: Scope,
 	taskId: string,
@@ -333,214 +405,4 @@ async function countSubtasks(
 	return row && (filter.status === undefined || row.status === filter.status)
 		? 1
 		: 0;
-}
-
-export type TargetOutcome = { deviceId: string; stopped: boolean };
-
-/**
- * Stops the subtasks of the given devices, or the whole task. Devices are not told:
- * the protocol has no message for it; what they fetch afterwards is refused.
- *
- * @returns what became of each target; for the whole task at most the first 100
- * @throws 403 IOTDA.014971 when the task is finished or stopping already
- */
-export async function stopTask(
-	db: Db,
-	scope: Scope,
-	taskId: string,
-	deviceIds: readonly string[] | undefined,
-	now: Date,
-): Promise<TargetOutcome[]> {
-	await untilExpanded(db, await getTask(db, scope, taskId));
-	return inTransaction(db, async (trx) => {
-		const seen = await getTask(trx, scope, taskId);
-		const { status } = await lockForUpdate(
-			trx,
-			trx
-				.selectFrom("upgrade_tasks")
-				.select("status")
-				.where("task_id", "=", seen.task_id),
-		).executeTakeFirstOrThrow();
-		if (!canStop(status)) {
-			throw new ApiError(errors.taskStatus, {
-				detail: `A task in ${status} cannot be stopped.`,
-			});
-		}
-		if (deviceIds) return stopTargets(trx, taskId, deviceIds, now);
-		await trx
-			.updateTable("upgrade_tasks")
-			.set({ status: "Stopping", due_at: instant(now), leased_until: null })
-			.where("task_id", "=", taskId)
-			.execute();
-		const first = await trx
-			.selectFrom("subtasks")
-			.select("device_id")
-			.where("task_id", "=", taskId)
-			.where("status", "in", [...unfinishedStatuses])
-			.orderBy("position")
-			.limit(REPORTED_TARGETS)
-			.execute();
-		await stopSome(trx, taskId, now);
-		return first.map((row) => ({ deviceId: row.device_id, stopped: true }));
-	});
-}
-
-/**
- * A stop right after the creation finds its targets: they become subtasks within the
- * second. When they do not, the stop goes on all the same.
- */
-async function untilExpanded(db: Db, task: UpgradeTask): Promise<void> {
-	const deadlineMs = performance.now() + EXPANSION_WAIT_MS;
-	let status: TaskStatus | undefined = task.status;
-	while (status === "Initializing" && performance.now() < deadlineMs) {
-		await new Promise((resolve) => setTimeout(resolve, 20));
-		const row = await db
-			.selectFrom("upgrade_tasks")
-			.select("status")
-			.where("task_id", "=", task.task_id)
-			.executeTakeFirst();
-		status = row?.status;
-	}
-}
-
-async function stopTargets(
-	trx: Db,
-	taskId: string,
-	deviceIds: readonly string[],
-	now: Date,
-): Promise<TargetOutcome[]> {
-	const found = await lockForUpdate(
-		trx,
-		trx
-			.selectFrom("subtasks")
-			.selectAll()
-			.where("task_id", "=", taskId)
-			.where("device_id", "in", [...deviceIds])
-			.orderBy("position"),
-	).execute();
-	const open = found.filter((row) => isUnfinished(row.status));
-	await writeChanges(
-		trx,
-		open.map((row) => endOf(row, "Stopped")),
-		now,
-	);
-	const stopped = new Set(open.map((row) => row.device_id));
-	return [...new Set(deviceIds)].map((deviceId) => ({
-		deviceId,
-		stopped: stopped.has(deviceId),
-	}));
-}
-
-/**
- * Stops up to a thousand of what is unfinished in a task.
- *
- * @returns how many; 0 when there is nothing left
- */
-export async function stopSome(
-	trx: Db,
-	taskId: string,
-	now: Date,
-): Promise<number> {
-	const deltas = new CounterDeltas();
-	let stopped = 0;
-	for (const status of unfinishedStatuses) {
-		if (stopped >= SWEEP_SIZE) break;
-		const result = await sql`
-			update subtasks set status = 'Stopped', phase = null, due_at = null, asked = 0,
-				revision = revision + 1, updated_at = ${instant(now)}
-			where task_id = ${taskId} and status = ${status} and position in (
-				select position from subtasks where task_id = ${taskId} and status = ${status}
-				order by position limit ${sql.lit(SWEEP_SIZE - stopped)})`.execute(trx);
-		const count = Number(result.numAffectedRows ?? 0);
-		deltas.move(taskId, status, "Stopped", count);
-		stopped += count;
-	}
-	await deltas.write(trx, now);
-	return stopped;
-}
-
-/** @throws 403 IOTDA.014971 while the task is unfinished */
-export async function deleteTask(
-	db: Db,
-	scope: Scope,
-	taskId: string,
-	now: Date,
-): Promise<void> {
-	await inTransaction(db, async (trx) => {
-		const task = await getTask(trx, scope, taskId);
-		if (!canDelete(task.status)) {
-			throw new ApiError(errors.taskStatus, {
-				detail: `A task in ${task.status} cannot be deleted; stop it first.`,
-			});
-		}
-		// A finished task moves no more, so nothing can come between. Its rows may be
-		// a million: the rollout removes them in pieces.
-		await trx
-			.updateTable("upgrade_tasks")
-			.set({
-				deleted_at: instant(now),
-				due_at: instant(now),
-				leased_until: null,
-			})
-			.where("task_id", "=", taskId)
-			.execute();
-	});
-}
-
-/** Removes a piece of a deleted task; true when nothing is left of it. */
-export async function removeSome(db: Db, taskId: string): Promise<boolean> {
-	return inTransaction(db, async (trx) => {
-		const result = await sql`
-			delete from subtasks where task_id = ${taskId} and position in (
-				select position from subtasks where task_id = ${taskId} order by position limit ${sql.lit(SWEEP_SIZE)})`.execute(
-			trx,
-		);
-		if (Number(result.numAffectedRows ?? 0) > 0) return false;
-		for (const table of [
-			"upgrade_task_targets",
-			"upgrade_task_packages",
-			"upgrade_tasks",
-		] as const) {
-			await trx.deleteFrom(table).where("task_id", "=", taskId).execute();
-		}
-		return true;
-	});
-}
-
-/** A device is being deleted in this transaction: its unfinished subtasks become Removed. */
-export async function removeDeviceFromTasks(
-	trx: Db,
-	deviceId: string,
-	now: Date,
-): Promise<void> {
-	const open = await lockForUpdate(
-		trx,
-		trx
-			.selectFrom("subtasks")
-			.selectAll()
-			.where("device_id", "=", deviceId)
-			.where("status", "in", [...unfinishedStatuses])
-			.orderBy("task_id"),
-	).execute();
-	await writeChanges(
-		trx,
-		open.map((row) => endOf(row, "Removed")),
-		now,
-	);
-}
-
-function endOf(row: Subtask, to: "Stopped" | "Removed"): SubtaskChange {
-	return {
-		taskId: row.task_id,
-		position: row.position,
-		revision: row.revision,
-		from: row.status,
-		to,
-		packageId: row.package_id ?? undefined,
-		progress: row.progress ?? undefined,
-	};
-}
-
-function isUnfinished(status: SubtaskStatus): boolean {
-	return (unfinishedStatuses as readonly SubtaskStatus[]).includes(status);
 }
