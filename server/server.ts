@@ -5,6 +5,8 @@
 import { createSecretKey, randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { deviceLine } from "../wire/device-imports.ts";
+import { createDevice } from "../wire/devices.ts";
 import { openSealed, type Sealed } from "./access/sealed.ts";
 import type { ArtifactStore } from "./artifacts/artifact-store.ts";
 import { openDisk } from "./artifacts/disk.ts";
@@ -18,6 +20,7 @@ import type { Config } from "./config.ts";
 import { type Clock, type Db, openStore } from "./database/database.ts";
 import { randomHex } from "./database/ids.ts";
 import { instant } from "./database/tables.ts";
+import { ChildLookup } from "./device-link/child-lookup.ts";
 import { DeviceLink } from "./device-link/device-link.ts";
 import {
 	type DownloadServer,
@@ -28,21 +31,30 @@ import {
 	type MqttServer,
 	openMqttServer,
 } from "./device-link/mqtt-server.ts";
-import { openPresence } from "./device-link/presence.ts";
+import { findElsewhere, openPresence } from "./device-link/presence.ts";
 import { createSignIn } from "./device-link/sign-in.ts";
+import { SubDevices } from "./device-link/sub-devices.ts";
 import { findConnectable } from "./devices/devices.ts";
+import { openImportSpool } from "./devices/import-spool.ts";
+import { ImportWorker } from "./devices/import-worker.ts";
 import { Events } from "./events.ts";
 import { firstStart, type ListenerPorts } from "./first-start.ts";
+import { Deliveries } from "./history/deliveries.ts";
+import { keepHistoryShort } from "./history/retention.ts";
+import { Watching, type WatchLimits } from "./history/watching.ts";
 import { createHttpServer, type DeclaredRoute } from "./http/http-server.ts";
+import { readJson } from "./http/read-json.ts";
+import { partChecker } from "./http/schemas.ts";
 import { logger, setLogLevel } from "./log.ts";
 import { Exchanges } from "./upgrade-tasks/exchanges.ts";
 import { Rollout } from "./upgrade-tasks/rollout.ts";
+import { removeDeviceFromTasks } from "./upgrade-tasks/task-operations.ts";
 import { findDownload } from "./upgrade-tasks/task-rows.ts";
-import { removeDeviceFromTasks } from "./upgrade-tasks/upgrade-tasks.ts";
 
 /** What a test may put in place of the real thing. */
 export interface Overrides {
 	now?: Clock;
+	watching?: Partial<WatchLimits>;
 }
 
 export interface Server extends AsyncDisposable {
@@ -51,6 +63,11 @@ export interface Server extends AsyncDisposable {
 	readonly routes: readonly DeclaredRoute[];
 	/** For the person who started it: addresses and where the credentials lie, no secrets. */
 	readonly greeting: readonly string[];
+	/**
+	 * Resolves once everything that is due has been done, and what follows from what
+	 * devices said. Tests turn the clock by hand and ask for this afterwards.
+	 */
+	quiet(): Promise<void>;
 }
 
 const log = logger("server");
@@ -97,9 +114,26 @@ export async function startServer(
 				link.replaced(deviceId, connectionId),
 		}),
 	);
+	const subDevices = opened.use(
+		new SubDevices({
+			db,
+			sealed,
+			now,
+			mayRegister: config.devices.gatewaysRegister,
+			checkNewDevice: partChecker(createDevice, "device"),
+			onDeviceDeleted: removeDeviceFromTasks,
+			changed: (change) => link.childrenChanged(change),
+			record: (deviceId, report) => exchanges.record(deviceId, report),
+			say: (connection, make) => link.say(connection, make),
+			answer: (connection, make) => link.answer(connection, make),
+		}),
+	);
 	const link = new DeviceLink({
 		nodeId,
+		children: new ChildLookup({ db, now }),
+		subDevices,
 		findConnectable: (deviceIds) => findConnectable(db, deviceIds),
+		findElsewhere: (deviceIds) => findElsewhere(db, nodeId, deviceIds),
 		hangUp: (deviceId, reason) => mqtt.disconnect(deviceId, reason),
 		exchanges,
 		presence,
@@ -133,6 +167,7 @@ export async function startServer(
 			events,
 		}),
 	);
+	const deliveries = opened.use(new Deliveries({ db, now }));
 	const downloads: DownloadServer = opened.use(
 		await openDownloadServer({
 			config,
@@ -144,8 +179,31 @@ export async function startServer(
 			now,
 			onUpgrade: (request, socket, head) =>
 				mqtt.handleUpgrade(request, socket, head),
+			onDelivered: (delivery) => deliveries.record(delivery),
 		}),
 	);
+
+	const watching = opened.use(
+		new Watching({ db, events, limits: overrides.watching ?? {} }),
+	);
+	const { imports } = config;
+	const spool = await openImportSpool(
+		imports.directory,
+		imports.sizeLimitBytes,
+	);
+	const importWorker = opened.use(
+		new ImportWorker({
+			db,
+			signal,
+			spool,
+			nodeId,
+			sealed,
+			rules: { readJson, check: partChecker(deviceLine, "the line") },
+			events,
+			now,
+		}),
+	);
+	await importWorker.tidyUp();
 
 	let ready = false;
 	const http = opened.use(
@@ -157,9 +215,15 @@ export async function startServer(
 			events,
 			now,
 			limits: config.packages,
+			taskLimits: config.tasks,
+			spool,
+			nodeId,
+			groupLimits: config.groups,
+			watching,
 			isReady: () => ready,
 			onDeviceDeleted: removeDeviceFromTasks,
 			disconnectDevice: (deviceId, reason) => link.disconnect(deviceId, reason),
+			childrenChanged: (change) => link.childrenChanged(change),
 		}),
 	);
 	const ports: ListenerPorts = {
@@ -169,8 +233,10 @@ export async function startServer(
 		mqtt: mqtt.port,
 	};
 	await rollout.start();
+	importWorker.start();
 	ready = true;
 	void removeOrphans(db, artifacts, now());
+	opened.use(keepHistoryShort({ db, now, keepDays: config.history.keepDays }));
 	opened.use(renewCertificate(config, now, [mqtt, downloads]));
 
 	const closing = opened.move();
@@ -179,6 +245,10 @@ export async function startServer(
 		ports,
 		routes: http.routes,
 		greeting: start.publish(ports, caFile),
+		async quiet() {
+			await exchanges.quiet();
+			await rollout.quiet();
+		},
 		[Symbol.asyncDispose]: () => closing.disposeAsync(),
 	};
 }

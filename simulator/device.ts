@@ -1,20 +1,20 @@
 /**
- * One simulated device: signs in over MQTT, tells its versions, takes upgrade notices,
+ * One simulated device: connects over MQTT, tells its versions, takes upgrade notices,
  * really downloads and checks the packages, and reports. It speaks the official
  * protocol and nothing else; it keeps working when the server goes away and comes back.
  */
-import { createHmac } from "node:crypto";
-import type { Agent } from "node:https";
 import { setTimeout as pause } from "node:timers/promises";
-import { connect, type IClientOptions, type MqttClient } from "mqtt";
-import {
-	type DeviceEvents,
-	deviceTopics,
-	otaService,
-	type ProgressReportParas,
-	type VersionReportParas,
+import type {
+	ProgressReportParas,
+	VersionReportParas,
 } from "../wire/device-messages.ts";
-import { wireTime } from "../wire/envelope.ts";
+import {
+	Connection,
+	type ConnectionEvent,
+	type DeviceIdentity,
+	otaReport,
+	type Surroundings,
+} from "./connection.ts";
 import {
 	DownloadFailure,
 	downloadPackage,
@@ -24,11 +24,6 @@ import type { Behaviour } from "./faults.ts";
 import { type Notice, readDownlink, type Target } from "./notice.ts";
 import { randomStream } from "./random.ts";
 
-export interface DeviceIdentity {
-	deviceId: string;
-	secret: string;
-}
-
 export interface DeviceVersions {
 	firmware: string;
 	software: string;
@@ -36,21 +31,8 @@ export interface DeviceVersions {
 	modules: Readonly<Record<string, string>>;
 }
 
-/** What a device needs beside itself; one object serves a whole fleet. */
-export interface Surroundings {
-	/** Connection options of MQTT.js without the identity; see `brokerOptions`. */
-	broker: IClientOptions;
-	/** For downloads: carries the server's authority and bounds the connections. */
-	agent: Agent;
-	seed: number;
-	/** Pause before reconnecting and before repeating a download: doubles from one to the other. */
-	backoffMs: { min: number; max: number };
-	/** How long an installation takes, roughly. */
-	installMs: number;
-	onEvent?: ((device: SimulatedDevice, event: DeviceEvent) => void) | undefined;
-}
-
 export interface DeviceOptions extends Surroundings {
+	onEvent?: ((device: SimulatedDevice, event: DeviceEvent) => void) | undefined;
 	identity: DeviceIdentity;
 	versions: DeviceVersions;
 	/**
@@ -62,14 +44,9 @@ export interface DeviceOptions extends Surroundings {
 }
 
 export type DeviceEvent =
-	| { kind: "connected" }
-	| { kind: "disconnected" }
+	| ConnectionEvent
 	/** The server has acknowledged what this device told about its versions. */
 	| { kind: "introduced" }
-	/** CONNACK with this code; the device tries again. */
-	| { kind: "refused"; code: number }
-	/** The address, the name or the certificate was no good; the device tries again. */
-	| { kind: "unreachable"; reason: string }
 	| { kind: "noticed"; target: Target; version: string }
 	| { kind: "misunderstood"; reason: string }
 	| { kind: "interrupted"; reason: string; receivedBytes: number }
@@ -79,14 +56,6 @@ export type DeviceEvent =
 	| { kind: "reported"; resultCode: number; progress: number; version: string }
 	| { kind: "failed"; resultCode: number; description: string };
 
-interface Outgoing {
-	/** A newer message of the same key replaces one that could not be sent yet. */
-	key: string;
-	payload: string;
-	/** Once it is acknowledged. */
-	event: DeviceEvent;
-}
-
 interface Upgrade {
 	notice: Notice;
 	link: PackageLink;
@@ -95,7 +64,6 @@ interface Upgrade {
 
 /** Codes a device reports only once it has seen the package. */
 const AFTER_DOWNLOAD = new Set([7, 10, 255]);
-const KEEP_ALIVE_SECONDS = 120;
 
 export class SimulatedDevice implements AsyncDisposable {
 	readonly deviceId: string;
@@ -103,12 +71,7 @@ export class SimulatedDevice implements AsyncDisposable {
 	readonly #random: () => number;
 	readonly #versions: { firmware: string; software: string };
 	readonly #modules: Map<string, string>;
-	#client: MqttClient | undefined;
-	#connected = false;
-	#stopped = false;
-	#attempts = 0;
-	#timer: NodeJS.Timeout | undefined;
-	#outbox: Outgoing[] = [];
+	readonly #connection: Connection;
 	#upgrade: Upgrade | undefined;
 	#installs = 0;
 
@@ -121,10 +84,25 @@ export class SimulatedDevice implements AsyncDisposable {
 			software: options.versions.software,
 		};
 		this.#modules = new Map(Object.entries(options.versions.modules));
+		this.#connection = new Connection({
+			identity: options.identity,
+			surroundings: options,
+			random: this.#random,
+			onMessage: (payload) => this.#receive(payload),
+			onEvent: (event) => {
+				this.#emit(event);
+				if (
+					event.kind === "connected" &&
+					options.speaksModules &&
+					!options.behaviour.mute
+				)
+					this.#reportVersions();
+			},
+		});
 	}
 
 	get connected(): boolean {
-		return this.#connected;
+		return this.#connection.connected;
 	}
 
 	/** How many packages it has installed. */
@@ -141,93 +119,13 @@ export class SimulatedDevice implements AsyncDisposable {
 
 	/** Connects, now or as late as its behaviour says, and stays connected until it is stopped. */
 	start(): void {
-		this.#connectIn(this.#options.behaviour.connectAfterMs ?? 0);
+		this.#connection.connectIn(this.#options.behaviour.connectAfterMs ?? 0);
 	}
 
 	/** Disconnects, gives up what it is doing, and never comes back. */
 	async [Symbol.asyncDispose](): Promise<void> {
-		this.#stopped = true;
-		clearTimeout(this.#timer);
 		this.#upgrade?.abort.abort();
-		await this.#disconnect();
-	}
-
-	// --- the connection ---------------------------------------------------------
-
-	#connectIn(ms: number): void {
-		clearTimeout(this.#timer);
-		if (this.#stopped) return;
-		this.#timer = setTimeout(() => this.#connect(), ms);
-	}
-
-	#connect(): void {
-		if (this.#stopped) return;
-		// A client per connection: a device that signs in again computes its password
-		// again, and what was not acknowledged is this device's business, not the
-		// library's.
-		const client = connect({
-			...this.#options.broker,
-			...signIn(this.#options.identity, new Date()),
-			keepalive: KEEP_ALIVE_SECONDS,
-			clean: true,
-			reconnectPeriod: 0,
-			resubscribe: false,
-		});
-		this.#client = client;
-		client.on("connect", () => {
-			this.#attempts = 0;
-			this.#connected = true;
-			this.#emit({ kind: "connected" });
-			for (const message of [...this.#outbox]) this.#send(message);
-			if (this.#options.speaksModules && !this.#options.behaviour.mute)
-				this.#reportVersions();
-		});
-		client.on("message", (_topic, payload) => this.#receive(payload));
-		client.on("error", (error) => {
-			const code = "code" in error ? error.code : undefined;
-			this.#emit(
-				typeof code === "number"
-					? { kind: "refused", code }
-					: { kind: "unreachable", reason: error.message },
-			);
-		});
-		client.once("close", () => this.#closed(client));
-	}
-
-	#closed(client: MqttClient): void {
-		if (this.#client !== client) return;
-		this.#client = undefined;
-		if (this.#connected) {
-			this.#connected = false;
-			this.#emit({ kind: "disconnected" });
-		}
-		this.#connectIn(this.#backoff(++this.#attempts));
-	}
-
-	/** Says goodbye; resolves when the connection is closed. */
-	async #disconnect(): Promise<void> {
-		const client = this.#client;
-		this.#client = undefined;
-		if (this.#connected) {
-			this.#connected = false;
-			this.#emit({ kind: "disconnected" });
-		}
-		if (!client || client.stream.closed) return;
-		const { promise, resolve } = Promise.withResolvers<void>();
-		client.stream.once("close", resolve);
-		const force = setTimeout(() => client.stream.destroy(), 1000);
-		// Politely only when nothing waits for its acknowledgement, which the library
-		// would wait for; what is open is sent again on the next connection.
-		client.end(!client.connected || this.#outbox.length > 0);
-		await promise;
-		clearTimeout(force);
-	}
-
-	#backoff(attempt: number): number {
-		const { min, max } = this.#options.backoffMs;
-		const ceiling = Math.min(max, min * 2 ** Math.min(attempt - 1, 20));
-		// Spread over half of it, so that a fleet does not come back in one instant.
-		return ceiling * (0.5 + this.#random() / 2);
+		await this.#connection[Symbol.asyncDispose]();
 	}
 
 	// --- saying -----------------------------------------------------------------
@@ -275,38 +173,8 @@ export class SimulatedDevice implements AsyncDisposable {
 		paras: VersionReportParas | ProgressReportParas,
 		event: DeviceEvent,
 	): void {
-		const said: DeviceEvents = {
-			object_device_id: this.deviceId,
-			services: [
-				{
-					service_id: otaService,
-					event_type: eventType,
-					event_time: wireTime(new Date()),
-					paras: { ...paras },
-				},
-			],
-		};
-		const payload = JSON.stringify(said);
-		if (!this.#connected)
-			this.#outbox = this.#outbox.filter((message) => message.key !== key);
-		const message = { key, payload, event };
-		this.#outbox.push(message);
-		this.#send(message);
-	}
-
-	/** Leaves the outbox only with the acknowledgement, however many connections that takes. */
-	#send(message: Outgoing): void {
-		const client = this.#client;
-		if (!client || !this.#connected) return;
-		client.publish(
-			deviceTopics(this.deviceId).eventsUp,
-			message.payload,
-			{ qos: 1 },
-			(error) => {
-				if (error || !this.#outbox.includes(message)) return;
-				this.#outbox = this.#outbox.filter((other) => other !== message);
-				this.#emit(message.event);
-			},
+		this.#connection.say(key, otaReport(this.deviceId, eventType, paras), () =>
+			this.#emit(event),
 		);
 	}
 
@@ -405,9 +273,9 @@ export class SimulatedDevice implements AsyncDisposable {
 		}
 		this.#install(target, version);
 		if (behaviour.rebootMs !== undefined) {
-			await this.#disconnect();
+			await this.#connection.disconnect();
 			this.#reportProgress(target, 0, 100, version, "installed");
-			this.#connectIn(behaviour.rebootMs);
+			this.#connection.connectIn(behaviour.rebootMs);
 			return;
 		}
 		this.#reportProgress(target, 0, 100, version, "installed");
@@ -438,7 +306,7 @@ export class SimulatedDevice implements AsyncDisposable {
 			agent,
 			bytesPerSecond: behaviour.downloadBytesPerSecond,
 			cutAt,
-			retryAfterMs: (attempt) => this.#backoff(attempt),
+			retryAfterMs: (attempt) => this.#connection.backoff(attempt),
 			signal: upgrade.abort.signal,
 			onBytes: (received) => {
 				// A word at least every tenth of the way, and at most every two seconds.
@@ -455,7 +323,7 @@ export class SimulatedDevice implements AsyncDisposable {
 				if (cutsLeft === 0) return;
 				// Its own fault: a device that loses the network loses all of it.
 				cutsLeft--;
-				this.#client?.stream.destroy();
+				this.#connection.lose();
 			},
 		});
 	}
@@ -481,20 +349,4 @@ function sameUpgrade(a: Notice, b: Notice): boolean {
 		(a.target.kind === "module" ? a.target.moduleName : "") ===
 			(b.target.kind === "module" ? b.target.moduleName : "")
 	);
-}
-
-/**
- * Client id, user name and password of a device with a secret: the password is an
- * HMAC-SHA256 of the secret under the hour (UTC) that the client id names.
- */
-export function signIn(
-	identity: DeviceIdentity,
-	now: Date,
-): { clientId: string; username: string; password: string } {
-	const hour = now.toISOString().slice(0, 13).replace(/[-T]/g, "");
-	return {
-		clientId: `${identity.deviceId}_0_0_${hour}`,
-		username: identity.deviceId,
-		password: createHmac("sha256", hour).update(identity.secret).digest("hex"),
-	};
 }

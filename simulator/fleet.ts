@@ -5,9 +5,9 @@
 import { Agent } from "node:https";
 import { createSecureContext, type SecureContext } from "node:tls";
 import type { IClientOptions } from "mqtt";
+import type { DeviceIdentity } from "./connection.ts";
 import {
 	type DeviceEvent,
-	type DeviceIdentity,
 	type DeviceVersions,
 	SimulatedDevice,
 } from "./device.ts";

@@ -12,6 +12,11 @@ import {
 	type StoredObject as WireObject,
 } from "../../wire/objects.ts";
 import type { Http } from "../access/route.ts";
+import {
+	announcedBytes,
+	discardRest,
+	streamedBody,
+} from "../access/streamed-body.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { readPage } from "../database/paging.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
@@ -64,8 +69,8 @@ export function objectRoutes(
 						bucketName,
 						objectKey,
 						contentType: readContentType(raw),
-						bytes: received(raw),
-						announcedBytes: readLength(raw),
+						bytes: streamedBody(raw),
+						announcedBytes: announcedBytes(raw),
 						expectedSha256: request.expectedSha256,
 					},
 					limits,
@@ -175,36 +180,6 @@ export function objectRoutes(
 			return { objects: items.map(toWire), page };
 		},
 	);
-}
-
-/** The body as it comes. The connection survives a body that is not read to its end. */
-async function* received(raw: IncomingMessage): AsyncGenerator<Buffer> {
-	try {
-		yield* raw.iterator({ destroyOnReturn: false });
-	} catch (cause) {
-		throw new ApiError(errors.objectIncomplete, { cause });
-	}
-}
-
-/**
- * Lets a refused sender finish: most clients read the answer only after their last
- * byte, and a connection closed before that shows them a broken pipe instead of the
- * reason. One that sends more than any object may have is cut off.
- */
-function discardRest(raw: IncomingMessage, limitBytes: number): void {
-	let left = limitBytes;
-	raw.on("error", () => {});
-	raw.on("data", (chunk: Buffer) => {
-		left -= chunk.length;
-		if (left < 0) raw.destroy();
-	});
-	raw.resume();
-}
-
-function readLength(raw: IncomingMessage): number | undefined {
-	// The parser has refused anything but digits.
-	const announced = raw.headers["content-length"];
-	return announced === undefined ? undefined : Number(announced);
 }
 
 function readContentType(raw: IncomingMessage): string {

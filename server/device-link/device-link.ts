@@ -7,10 +7,14 @@ import type { DownloadLinks } from "../artifacts/download-links.ts";
 import type { UpgradeTimes } from "../config.ts";
 import type { Clock } from "../database/database.ts";
 import type { Signal } from "../database/signal.ts";
+import type { ChildChange } from "../devices/children.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
 import type { Exchanges, Notice } from "../upgrade-tasks/exchanges.ts";
+import type { ChildLookup } from "./child-lookup.ts";
 import {
+	type Addressee,
+	type Heard,
 	type Message,
 	messageOf,
 	readEvents,
@@ -21,10 +25,16 @@ import type {
 	DeviceConnection,
 	DeviceEars,
 } from "./mqtt-session.ts";
+import { Outbox, WAITING_LIMIT } from "./outbox.ts";
 import type { Presence } from "./presence.ts";
+import type { SubDevices } from "./sub-devices.ts";
 
 const log = logger("device-link");
 const RECHECKED_AT_ONCE = 500;
+/** Longer than a connection takes to be entered in the store. */
+const GATHER_CHANGES_MS = 50;
+/** Answers to a device that asks and does not take them. */
+const ANSWERS_WAITING = 1_000;
 
 /** What one process tells the others: whoever has this device, or this connection, hangs up. */
 interface Disconnect {
@@ -36,6 +46,12 @@ interface Disconnect {
 	from: string;
 }
 
+/** What one process tells the others: whoever has this gateway lets it know of its children. */
+interface ChildrenChanged {
+	children: string;
+	after: number;
+}
+
 export interface DeviceLinkParts {
 	signal: Signal;
 	nodeId: string;
@@ -43,7 +59,11 @@ export interface DeviceLinkParts {
 	hangUp: (deviceId: string, reason: CloseReason) => void;
 	/** Those of the devices that exist and are not frozen. */
 	findConnectable: (deviceIds: readonly string[]) => Promise<Set<string>>;
+	/** Those of the devices that are connected to another process. */
+	findElsewhere: (deviceIds: readonly string[]) => Promise<string[]>;
 	exchanges: Exchanges;
+	children: ChildLookup;
+	subDevices: SubDevices;
 	presence: Presence;
 	links: DownloadLinks;
 	times: Pick<UpgradeTimes, "connectPauseMs">;
@@ -55,6 +75,10 @@ export class DeviceLink implements DeviceEars {
 	readonly #parts: DeviceLinkParts;
 	readonly #connections = new Map<string, DeviceConnection>();
 	readonly #dropped = new WeakSet<DeviceConnection>();
+	/** Gateways that are not connected here, and after which version of their lists something changed. */
+	readonly #changedElsewhere = new Map<string, number>();
+	/** Of those that have something unacknowledged. */
+	readonly #outboxes = new Map<DeviceConnection, Outbox>();
 	/**
 	 * Those whose pause after connecting is over. Before, the rollout does not begin with
 	 * them: what a device tells about itself on connecting, such as that it knows of
@@ -91,6 +115,45 @@ export class DeviceLink implements DeviceEars {
 		});
 	}
 
+	/** Lets a gateway know that its children changed, to whichever process it is connected. */
+	childrenChanged({ linkId, after }: ChildChange): void {
+		const connection = this.#connections.get(linkId);
+		if (connection) {
+			this.#parts.subDevices.changed(connection, after);
+			return;
+		}
+		// Most gateways of which something is registered are not there yet, and whoever
+		// registers registers many: a signal for each would hold up those that are needed.
+		if (this.#changedElsewhere.size === 0)
+			setTimeout(() => void this.#signalChanges(), GATHER_CHANGES_MS).unref();
+		const known = this.#changedElsewhere.get(linkId) ?? Infinity;
+		this.#changedElsewhere.set(linkId, Math.min(known, after));
+	}
+
+	async #signalChanges(): Promise<void> {
+		const changes = [...this.#changedElsewhere];
+		this.#changedElsewhere.clear();
+		try {
+			while (changes.length > 0) {
+				const some = new Map(changes.splice(0, RECHECKED_AT_ONCE));
+				for (const children of await this.#parts.findElsewhere([
+					...some.keys(),
+				])) {
+					const after = some.get(children);
+					if (after !== undefined)
+						this.#parts.signal.send(
+							JSON.stringify({ children, after } satisfies ChildrenChanged),
+						);
+				}
+			}
+		} catch (error) {
+			log.warn(
+				{ err: error },
+				"gateways of other processes were not told of their children; they learn of them when they ask",
+			);
+		}
+	}
+
 	#tell(what: Omit<Disconnect, "from">): void {
 		const { nodeId, signal } = this.#parts;
 		const message = { ...what, from: nodeId } satisfies Disconnect;
@@ -110,6 +173,12 @@ export class DeviceLink implements DeviceEars {
 	#onSignal(payload: string): void {
 		if (payload === "") {
 			void this.#recheck();
+			return;
+		}
+		if (payload.startsWith('{"children"')) {
+			const { children, after } = JSON.parse(payload) as ChildrenChanged;
+			const connection = this.#connections.get(children);
+			if (connection) this.#parts.subDevices.changed(connection, after);
 			return;
 		}
 		if (!payload.startsWith('{"disconnect"')) return;
@@ -135,6 +204,7 @@ export class DeviceLink implements DeviceEars {
 
 	connected(connection: DeviceConnection): void {
 		const { deviceId } = connection;
+		const since = this.#parts.now();
 		this.#connections.set(deviceId, connection);
 		void this.#parts.presence.online(deviceId, connection.connectionId);
 		this.#parts.events.happened(
@@ -148,7 +218,7 @@ export class DeviceLink implements DeviceEars {
 			if (this.#connections.get(deviceId) !== connection) return;
 			this.#settled.add(connection);
 			this.#parts.exchanges
-				.record(deviceId, { kind: "connected" })
+				.record(deviceId, { kind: "connected", since })
 				.catch((error: unknown) => {
 					log.error(
 						{ err: error, device_id: deviceId },
@@ -164,6 +234,8 @@ export class DeviceLink implements DeviceEars {
 		if (this.#connections.get(deviceId) === connection)
 			this.#connections.delete(deviceId);
 		this.#settled.delete(connection);
+		this.#outboxes.get(connection)?.close();
+		this.#outboxes.delete(connection);
 		void this.#parts.presence.offline(deviceId, connectionId);
 		this.#parts.events.happened(
 			"device_disconnected",
@@ -189,38 +261,60 @@ export class DeviceLink implements DeviceEars {
 			return;
 		}
 		const receivedAt = this.#parts.now();
-		const stored: Promise<void>[] = [];
-		for (const heard of readEvents(deviceId, payload)) {
-			switch (heard.kind) {
-				case "report":
-					stored.push(this.#parts.exchanges.record(deviceId, heard.report));
-					break;
-				case "time_sync":
-					this.#send(
-						connection,
-						timeSyncAnswer(deviceId, heard, receivedAt, this.#parts.now()),
-					);
-					break;
-				case "ignored":
-					this.#parts.events.happened(
-						"uplink_ignored",
-						{},
-						{ device_id: deviceId, topic },
-					);
-					break;
-				case "dropped":
-					this.#parts.events.happened(
-						"uplink_dropped",
-						{ reason: heard.reason },
-						{ device_id: deviceId },
-						this.#firstDrop(connection) ? "info" : "debug",
-					);
-					break;
-				default:
-					heard satisfies never;
-			}
+		const { about, events } = readEvents(payload);
+		const from = { linkId: deviceId, deviceId: about ?? deviceId };
+		if (
+			from.deviceId !== deviceId &&
+			!(await this.#parts.children.isBehind(deviceId, from.deviceId))
+		) {
+			this.#drop(connection, "about another device");
+			return;
 		}
-		await Promise.all(stored);
+		await Promise.all(
+			events.map((heard) =>
+				this.#heardOne(connection, from, heard, receivedAt),
+			),
+		);
+	}
+
+	async #heardOne(
+		connection: DeviceConnection,
+		from: Addressee,
+		heard: Heard,
+		receivedAt: Date,
+	): Promise<void> {
+		const { exchanges, subDevices, events, now } = this.#parts;
+		switch (heard.kind) {
+			case "report":
+				return exchanges.record(from.deviceId, heard.report);
+			case "sub_devices":
+				if (from.deviceId === from.linkId)
+					return subDevices.heard(connection, heard.request, heard.eventId);
+				this.#drop(connection, "a sub-device is no gateway");
+				return;
+			case "time_sync":
+				void this.answer(connection, () =>
+					timeSyncAnswer(from, heard, receivedAt, now()),
+				);
+				return;
+			case "ignored":
+				events.happened("uplink_ignored", {}, { device_id: from.deviceId });
+				return;
+			case "dropped":
+				this.#drop(connection, heard.reason);
+				return;
+			default:
+				heard satisfies never;
+		}
+	}
+
+	#drop(connection: DeviceConnection, reason: string): void {
+		this.#parts.events.happened(
+			"uplink_dropped",
+			{ reason },
+			{ device_id: connection.deviceId },
+			this.#firstDrop(connection) ? "info" : "debug",
+		);
 	}
 
 	/** One line a connection tells the operator; a device that talks nonsense does so all day. */
@@ -230,48 +324,69 @@ export class DeviceLink implements DeviceEars {
 		return true;
 	}
 
-	/** Sends a notice to the device if it is connected here; else its next connection brings it up again. */
+	/**
+	 * Sends a notice to the device, or the gateway it is behind, if that is connected here;
+	 * else its next connection brings it up again.
+	 */
 	notify(notice: Notice): void {
-		const connection = this.#connections.get(notice.deviceId);
-		if (!connection) {
-			this.#parts.events.happened(
-				"notice_unsent",
-				{ kind: notice.kind },
-				{ device_id: notice.deviceId },
-			);
-			return;
-		}
-		this.#parts.events.happened(
-			"notice_sent",
+		const { events, links, now } = this.#parts;
+		const connection = this.#connections.get(notice.linkId);
+		events.happened(
+			connection ? "notice_sent" : "notice_unsent",
 			{ kind: notice.kind },
 			{ device_id: notice.deviceId },
 		);
-		this.#send(
-			connection,
-			messageOf(notice, this.#parts.links, this.#parts.now()),
-		);
+		if (connection)
+			void this.say(connection, () => messageOf(notice, links, now()));
 	}
 
-	#send(connection: DeviceConnection, { topic, payload }: Message): void {
-		const sent = connection.send(topic, payload).then((delivered) => {
+	/**
+	 * Says something when its turn has come. Resolves true when the device acknowledged
+	 * it; never rejects.
+	 */
+	say(connection: DeviceConnection, make: () => Message): Promise<boolean> {
+		return this.#say(connection, make, WAITING_LIMIT);
+	}
+
+	/** As `say`; what is asked for again when it is not answered is not kept without end. */
+	answer(connection: DeviceConnection, make: () => Message): Promise<boolean> {
+		return this.#say(connection, make, ANSWERS_WAITING);
+	}
+
+	async #say(
+		connection: DeviceConnection,
+		make: () => Message,
+		most: number,
+	): Promise<boolean> {
+		if (this.#connections.get(connection.deviceId) !== connection) return false;
+		let outbox = this.#outboxes.get(connection);
+		if (!outbox) {
+			outbox = new Outbox(connection);
+			this.#outboxes.set(connection, outbox);
+		}
+		try {
+			const delivered = await outbox.send(make, most);
 			// Undelivered because the connection ended: the next one brings it up again.
 			if (
-				delivered ||
-				this.#connections.get(connection.deviceId) !== connection
+				!delivered &&
+				this.#connections.get(connection.deviceId) === connection
 			)
-				return;
-			this.#parts.events.happened(
-				"message_refused",
-				{},
-				{ device_id: connection.deviceId, bytes: payload.length },
-				"warn",
-			);
-		});
-		sent.catch((error: unknown) => {
+				this.#parts.events.happened(
+					"message_refused",
+					{},
+					{ device_id: connection.deviceId },
+					"warn",
+				);
+			return delivered;
+		} catch (error) {
 			log.error(
 				{ err: error, device_id: connection.deviceId },
 				"a message could not be sent",
 			);
-		});
+			return false;
+		} finally {
+			if (outbox.isEmpty && this.#outboxes.get(connection) === outbox)
+				this.#outboxes.delete(connection);
+		}
 	}
 }

@@ -53,6 +53,15 @@ export interface OfferedDownload {
 	sizeBytes: number;
 }
 
+export interface DeliveredPackage {
+	taskId: string;
+	/** Of the subtask. */
+	position: number;
+	packageId: string;
+	/** Of the whole package, whatever of it came in this answer. */
+	sizeBytes: number;
+}
+
 export interface DownloadServerOptions {
 	config: {
 		devices: Pick<
@@ -75,6 +84,8 @@ export interface DownloadServerOptions {
 	onUpgrade?: (request: IncomingMessage, socket: Duplex, head: Buffer) => void;
 	/** How long a device may take nothing of what waits for it. */
 	stallTimeoutMs?: number;
+	/** Called, and not waited for, when the last byte of a package has been taken. */
+	onDelivered?: (delivery: DeliveredPackage) => void;
 }
 
 /** An IoT module that loses its network for minutes goes on with the same connection. */
@@ -288,7 +299,13 @@ export class DownloadServer implements AsyncDisposable {
 			return { outcome: "served", sentBytes: 0 };
 		}
 		// Awaited here: the artifact is closed when this function ends.
-		return await this.#send(response, artifact, range, partial);
+		const sent = await this.#send(response, artifact, range, partial);
+		if (sent.outcome !== "aborted" && range.end === found.sizeBytes) {
+			const { taskId, position } = target;
+			const { packageId, sizeBytes } = found;
+			this.#options.onDelivered?.({ taskId, position, packageId, sizeBytes });
+		}
+		return sent;
 	}
 
 	async #send(

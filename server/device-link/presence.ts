@@ -11,7 +11,7 @@
  * its devices off the list; should it come back, it finds itself gone and enters its
  * devices again.
  */
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import {
 	type Clock,
 	type Db,
@@ -20,6 +20,7 @@ import {
 } from "../database/database.ts";
 import { instant } from "../database/tables.ts";
 import type { Events } from "../events.ts";
+import { recordHistory } from "../history/history.ts";
 
 const HEARTBEAT_MS = 10_000;
 const SILENT_MS = 60_000;
@@ -28,6 +29,14 @@ const BATCH = 500;
 const RETRY_MS = 1_000;
 /** From one write to the next. */
 const GATHER_MS = 25;
+/** A device that comes and goes all the time is in its timeline once in this time. */
+const NOTED_AGAIN_MS = 10 * 60_000;
+
+/** Whether a timeline tells of a connection; a clock that was ahead does not silence it. */
+function isToBeNoted(devices: string): RawBuilder<unknown> {
+	const notedAt = sql.ref(`${devices}.connection_noted_at`);
+	return sql`(${notedAt} is null or ${notedAt} <= v.quiet_since or ${notedAt} > v.at)`;
+}
 
 export interface PresenceParts {
 	db: Db;
@@ -51,6 +60,21 @@ interface Change {
 	/** Came online at least once since; otherwise it only is entered again. */
 	cameOnline: boolean;
 	at: Date;
+}
+
+/** Those of the devices that are connected to another node. */
+export async function findElsewhere(
+	db: Db,
+	nodeId: string,
+	deviceIds: readonly string[],
+): Promise<string[]> {
+	const rows = await db
+		.selectFrom("presence")
+		.select("device_id")
+		.where("device_id", "in", [...deviceIds])
+		.where("node_id", "!=", nodeId)
+		.execute();
+	return rows.map(({ device_id }) => device_id);
 }
 
 /** Clears what an earlier run of this node left, and enters the node. */
@@ -201,7 +225,7 @@ export class Presence implements AsyncDisposable {
 	}
 
 	async #write(changes: Map<string, Change>): Promise<void> {
-		const { db, nodeId, onReplaced } = this.#parts;
+		const { db, nodeId, now, onReplaced } = this.#parts;
 		// One order for all nodes, so that two that share devices do not wait for each other.
 		const sorted = [...changes].sort(([a], [b]) => (a < b ? -1 : 1));
 		const ended = sorted.flatMap(([device_id, change]) =>
@@ -223,7 +247,15 @@ export class Presence implements AsyncDisposable {
 					],
 		);
 		const came = sorted.flatMap(([device_id, { cameOnline, at }]) =>
-			cameOnline ? [{ device_id, at: instant(at) }] : [],
+			cameOnline
+				? [
+						{
+							device_id,
+							at: instant(at),
+							quiet_since: instant(new Date(at.getTime() - NOTED_AGAIN_MS)),
+						},
+					]
+				: [],
 		);
 		const connections = {
 			device_id: "text",
@@ -257,12 +289,38 @@ export class Presence implements AsyncDisposable {
 				}
 			}
 			if (came.length > 0) {
+				const comings = rowsTable(
+					trx,
+					{ device_id: "text", at: "text", quiet_since: "text" },
+					came,
+				);
+				const { rows: noted } = await sql<{
+					device_id: string;
+					project_id: string;
+					app_id: string;
+				}>`
+					select d.device_id, d.project_id, d.app_id
+					from ${comings} as v join devices as d on d.device_id = v.device_id
+					where ${isToBeNoted("d")}
+				`.execute(trx);
 				await sql`
-					update devices
-					set connection_status_at = v.at, active_at = coalesce(devices.active_at, v.at)
-					from ${rowsTable(trx, { device_id: "text", at: "text" }, came)} as v
+					update devices set
+						connection_status_at = v.at,
+						active_at = coalesce(devices.active_at, v.at),
+						connection_noted_at = case when ${isToBeNoted("devices")} then v.at else devices.connection_noted_at end
+					from ${comings} as v
 					where devices.device_id = v.device_id
 				`.execute(trx);
+				await recordHistory(
+					trx,
+					noted.map(({ device_id, project_id, app_id }) => ({
+						projectId: project_id,
+						spaceId: app_id,
+						deviceId: device_id,
+						kind: "connected",
+					})),
+					now(),
+				);
 			}
 			if (entered.length === 0) return [];
 			const rows = rowsTable(trx, connections, entered);

@@ -22,13 +22,19 @@ import type { Sealed } from "../access/sealed.ts";
 import { objectRoutes } from "../artifacts/routes.ts";
 import { type Config, ConfigError } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
+import { deviceGroupRoutes } from "../device-groups/routes.ts";
+import { getDevice } from "../devices/devices.ts";
+import { deviceImportRoutes } from "../devices/import-routes.ts";
 import { deviceRoutes } from "../devices/routes.ts";
+import { tagRoutes } from "../devices/tag-routes.ts";
 import { ApiError, errors } from "../errors.ts";
 import type { Events } from "../events.ts";
+import { historyRoutes } from "../history/routes.ts";
 import { logger } from "../log.ts";
 import { otaModuleRoutes } from "../ota-modules/routes.ts";
 import { packageRoutes } from "../packages/routes.ts";
 import { productRoutes } from "../products/routes.ts";
+import { getResourceSpace } from "../resource-spaces/resource-spaces.ts";
 import { resourceSpaceRoutes } from "../resource-spaces/routes.ts";
 import { upgradeTaskRoutes } from "../upgrade-tasks/routes.ts";
 import { authenticate } from "./authenticate.ts";
@@ -43,10 +49,14 @@ const log = logger("http");
 type RouteParts = Parameters<typeof resourceSpaceRoutes>[1] &
 	Parameters<typeof productRoutes>[1] &
 	Parameters<typeof deviceRoutes>[1] &
+	Parameters<typeof deviceGroupRoutes>[1] &
+	Parameters<typeof tagRoutes>[1] &
+	Parameters<typeof deviceImportRoutes>[1] &
 	Parameters<typeof otaModuleRoutes>[1] &
 	Parameters<typeof packageRoutes>[1] &
 	Parameters<typeof upgradeTaskRoutes>[1] &
-	Parameters<typeof objectRoutes>[1];
+	Parameters<typeof objectRoutes>[1] &
+	Pick<Parameters<typeof historyRoutes>[1], "watching">;
 
 export type HttpParts = RouteParts & {
 	db: Db;
@@ -62,10 +72,14 @@ function registerRoutes(http: Http, config: Config, parts: HttpParts): void {
 	resourceSpaceRoutes(http, parts);
 	productRoutes(http, parts);
 	deviceRoutes(http, parts);
+	deviceGroupRoutes(http, parts);
+	tagRoutes(http, parts);
+	deviceImportRoutes(http, parts);
 	otaModuleRoutes(http, parts);
 	packageRoutes(http, parts);
 	upgradeTaskRoutes(http, parts);
 	objectRoutes(http, parts);
+	historyRoutes(http, { ...parts, getDevice, getResourceSpace });
 	operatorRoutes(http, parts);
 }
 

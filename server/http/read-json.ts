@@ -8,31 +8,32 @@ const MAX_DEPTH = 100;
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /**
+ * @param what is read, as a sentence about it begins
  * @returns undefined for an empty body.
  * @throws 400 IOTDA.000008 naming what is wrong.
  */
-export function readJson(bytes: Uint8Array): unknown {
+export function readJson(bytes: Uint8Array, what = "The body"): unknown {
 	if (bytes.length === 0) return undefined;
 	let text: string;
 	try {
 		text = utf8.decode(bytes);
 	} catch {
-		throw malformed("The body is not UTF-8.");
+		throw malformed(`${what} is not UTF-8.`);
 	}
 	const scan = scanJson(text);
 	if (scan.depth > MAX_DEPTH)
-		throw malformed(`The body is nested deeper than ${MAX_DEPTH} levels.`);
+		throw malformed(`${what} is nested deeper than ${MAX_DEPTH} levels.`);
 	let value: unknown;
 	try {
 		value = JSON.parse(text);
 	} catch (cause) {
-		throw malformed(`The body is not JSON${place(cause)}.`, cause);
+		throw malformed(`${what} is not JSON${place(cause)}.`, cause);
 	}
 	if (scan.repeatedKey !== undefined)
 		throw malformed(
 			`The key ${JSON.stringify(scan.repeatedKey)} occurs twice in one object.`,
 		);
-	if (scan.mayHoldHalves) refuseHalves(value);
+	if (scan.mayHoldHalves) refuseHalves(value, what);
 	if (scan.hasPrototypeKey) dropPrototypeKeys(value);
 	return value;
 }
@@ -146,18 +147,18 @@ function unescapeText(quoted: string): string {
 }
 
 /** Half a surrogate pair is no character: a store would keep something else in its place. */
-function refuseHalves(value: unknown): void {
+function refuseHalves(value: unknown, what: string): void {
 	walk(value, (holder) => {
 		for (const [key, item] of Object.entries(holder)) {
 			if (
 				!key.isWellFormed() ||
 				(typeof item === "string" && !item.isWellFormed())
 			)
-				throw malformed("The body has a text with half a surrogate pair.");
+				throw malformed(`${what} has a text with half a surrogate pair.`);
 		}
 	});
 	if (typeof value === "string" && !value.isWellFormed())
-		throw malformed("The body has a text with half a surrogate pair.");
+		throw malformed(`${what} has a text with half a surrogate pair.`);
 }
 
 /** Unknown keys are ignored; this one would not be, by whoever copies the object. */
