@@ -17,7 +17,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { readConfig } from "../server/config.ts";
 import { startServer as openServer } from "../server/server.ts";
-import type { DeviceIdentity } from "../simulator/device.ts";
+import type { DeviceIdentity } from "../simulator/connection.ts";
 import { Fleet } from "../simulator/fleet.ts";
 import { Client } from "../wire/client.ts";
 import type { CredentialsFile } from "../wire/credentials.ts";

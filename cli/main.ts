@@ -15,10 +15,18 @@ const commands: Readonly<
 		summary: "a server and 200 devices, upgraded in front of you",
 		load: async () => (await import("./demo.ts")).demo,
 	},
+	devices: {
+		summary: "register the devices of a file, and write devices into one",
+		load: async () => (await import("./devices.ts")).devices,
+	},
 	simulate: {
 		summary:
 			"connect simulated devices to a server, with faults to choose from",
 		load: async () => (await import("./simulate.ts")).simulate,
+	},
+	tasks: {
+		summary: "look at upgrade tasks, and watch one until it ends",
+		load: async () => (await import("./tasks.ts")).tasks,
 	},
 };
 

@@ -1,5 +1,5 @@
 /** What a fleet needs on the server before it can connect: a product, and registered devices. */
-import type { DeviceIdentity } from "../simulator/device.ts";
+import type { DeviceIdentity } from "../simulator/connection.ts";
 import { ApiFailure, type Client } from "../wire/client.ts";
 import type { ProductItem } from "../wire/products.ts";
 import { CommandError, exitCodes } from "./errors.ts";
