@@ -1,8 +1,10 @@
 /**
- * `npm run bench [-- reports|tasks]`: how fast the hot paths are, each against a
+ * `npm run bench [-- reports|tasks|fleet|import]`: how fast the hot paths are, each against a
  * reference from the same run. Every measurement ends within minutes.
  */
 import { parseArgs } from "node:util";
+import { benchFleet } from "./fleet.ts";
+import { benchImport } from "./import.ts";
 import { benchReports } from "./reports.ts";
 import { benchTasks } from "./tasks.ts";
 
@@ -11,10 +13,14 @@ const help = `Usage: npm run bench [-- MEASUREMENT…] [options]
 Measurements (all of them unless named)
   reports              durable device reports per second through MQTT
   tasks                a task on 30,000 listed devices
+  fleet                a task on a million devices of a dynamic group
+  import               a million devices from one file
 
 Options
   --connections N      devices that report (500)
   --devices N          devices of the task (30000)
+  --fleet N            devices of the dynamic group (1000000)
+  --lines N            devices in the imported file (1000000)
 
 The figures go to bench/results.md.
 `;
@@ -24,6 +30,8 @@ const { positionals, values } = parseArgs({
 	options: {
 		connections: { type: "string", default: "500" },
 		devices: { type: "string", default: "30000" },
+		fleet: { type: "string", default: "1000000" },
+		lines: { type: "string", default: "1000000" },
 		help: { type: "boolean", short: "h", default: false },
 	},
 });
@@ -38,6 +46,10 @@ const measurements: Readonly<Record<string, () => Promise<void>>> = {
 		),
 	tasks: () =>
 		benchTasks({ devices: count("--devices", values.devices, 30_000) }, say),
+	fleet: () =>
+		benchFleet({ devices: count("--fleet", values.fleet, 10_000_000) }, say),
+	import: () =>
+		benchImport({ devices: count("--lines", values.lines, 10_000_000) }, say),
 };
 
 function count(option: string, text: string, max: number): number {

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { registerDevices } from "../cli/registry.ts";
-import type { DeviceIdentity } from "../simulator/device.ts";
+import type { DeviceIdentity } from "../simulator/connection.ts";
 import { ServerProcess } from "../test/support/server-process.ts";
 import { Client } from "../wire/client.ts";
 import type { CredentialsFile } from "../wire/credentials.ts";

@@ -123,7 +123,7 @@ async function createAndWatch(
 	// The store is asked by a connection of its own: asking the server would slow it.
 	using reader = new DatabaseSync(file, { readOnly: true });
 	const standing = reader.prepare(
-		"select total, expanded_chunks = chunk_count as complete from upgrade_tasks order by created_at desc, task_id desc limit 1",
+		"select total, expanded_parts = part_count as complete from upgrade_tasks order by created_at desc, task_id desc limit 1",
 	);
 	const tasks = reader.prepare("select count(*) as count from upgrade_tasks");
 	const before = Number(tasks.get()?.count);

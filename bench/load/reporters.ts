@@ -6,7 +6,7 @@
  */
 import { connect, type Socket } from "node:net";
 import { generate, type Packet, parser } from "mqtt-packet";
-import { type DeviceIdentity, signIn } from "../../simulator/device.ts";
+import { type DeviceIdentity, signIn } from "../../simulator/connection.ts";
 import { readDownlink } from "../../simulator/notice.ts";
 import { deviceTopics, otaService } from "../../wire/device-messages.ts";
 
