@@ -12,6 +12,7 @@ export interface ReceivedEvent {
 	type: string;
 	paras: Record<string, unknown>;
 	objectDeviceId: string;
+	eventId: string | undefined;
 }
 
 export class ScriptedDevice implements AsyncDisposable {
@@ -42,27 +43,66 @@ export class ScriptedDevice implements AsyncDisposable {
 				services: {
 					service_id: string;
 					event_type: string;
+					event_id?: string;
 					paras: Record<string, unknown>;
 				}[];
 			};
-			for (const { event_type, paras } of message.services) {
+			for (const { event_type, event_id, paras } of message.services) {
 				this.#received.push({
 					type: event_type,
 					paras,
 					objectDeviceId: message.object_device_id,
+					eventId: event_id,
 				});
 			}
 			this.#waiting?.();
 		});
 	}
 
-	/** The next event the server sends; it must be of this type. */
-	async next(type: string, timeoutMs = 5_000): Promise<ReceivedEvent> {
+	/** The next event the server sends; it must be of this type, and for this device itself. */
+	next(type: string, timeoutMs?: number): Promise<ReceivedEvent> {
+		return this.nextFor(this.deviceId, type, timeoutMs);
+	}
+
+	/** As `next`, for a device behind this gateway, and of any of several types. */
+	async nextFor(
+		deviceId: string,
+		type: string | readonly string[],
+		timeoutMs?: number,
+	): Promise<ReceivedEvent> {
+		const event = await this.#take(String(type), timeoutMs);
+		assert.ok([type].flat().includes(event.type), JSON.stringify(event));
+		assert.equal(event.objectDeviceId, deviceId);
+		return event;
+	}
+
+	/** As `next`, for any of several devices behind this gateway. */
+	async nextOfAny(
+		devices: readonly Device[],
+		type: string,
+	): Promise<ReceivedEvent> {
+		const event = await this.#take(type);
+		assert.equal(event.type, type, JSON.stringify(event));
+		assert.ok(
+			devices.some(({ device_id }) => device_id === event.objectDeviceId),
+			JSON.stringify(event),
+		);
+		return event;
+	}
+
+	/** So many events, whatever they are. */
+	async several(count: number): Promise<ReceivedEvent[]> {
+		const events: ReceivedEvent[] = [];
+		while (events.length < count) events.push(await this.#take("anything"));
+		return events;
+	}
+
+	async #take(awaited: string, timeoutMs = 5_000): Promise<ReceivedEvent> {
 		const deadline = Date.now() + timeoutMs;
 		while (this.#received.length === 0) {
 			const left = deadline - Date.now();
 			if (left <= 0)
-				assert.fail(`${this.deviceId} waited for ${type} and heard nothing`);
+				assert.fail(`${this.deviceId} waited for ${awaited} and heard nothing`);
 			await new Promise<void>((resolve) => {
 				const timer = setTimeout(resolve, left);
 				this.#waiting = () => {
@@ -73,8 +113,6 @@ export class ScriptedDevice implements AsyncDisposable {
 		}
 		const event = this.#received.shift();
 		assert.ok(event);
-		assert.equal(event.type, type, JSON.stringify(event));
-		assert.equal(event.objectDeviceId, this.deviceId);
 		return event;
 	}
 
@@ -89,6 +127,41 @@ export class ScriptedDevice implements AsyncDisposable {
 		await this.sayRaw(
 			JSON.stringify({
 				services: [{ service_id: service, event_type: eventType, paras }],
+			}),
+		);
+	}
+
+	/** As a gateway says something about a device behind it. */
+	async sayOf(
+		deviceId: string,
+		eventType: string,
+		paras: object,
+		service = "$ota",
+	): Promise<void> {
+		await this.sayRaw(
+			JSON.stringify({
+				object_device_id: deviceId,
+				services: [{ service_id: service, event_type: eventType, paras }],
+			}),
+		);
+	}
+
+	/** Asks or tells something about the devices behind this gateway. */
+	async manage(
+		eventType: string,
+		paras: object,
+		eventId?: string,
+	): Promise<void> {
+		await this.sayRaw(
+			JSON.stringify({
+				services: [
+					{
+						service_id: "$sub_device_manager",
+						event_type: eventType,
+						...(eventId === undefined ? {} : { event_id: eventId }),
+						paras,
+					},
+				],
 			}),
 		);
 	}

@@ -4,11 +4,20 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 
 const root = join(import.meta.dirname, "..", "..");
+const { scripts } = JSON.parse(
+	readFileSync(join(root, "package.json"), "utf8"),
+) as { scripts: { start: string } };
+/** As `npm start` gives them to Node. */
+const startArguments = scripts.start
+	.split(" ")
+	.slice(1)
+	.map((word) => (word.startsWith("-") ? word : join(root, word)));
 
 export interface ServerProcessOptions {
 	dataDir: string;
@@ -67,7 +76,7 @@ export class ServerProcess implements AsyncDisposable {
 		this.stderr = "";
 		const child = spawn(
 			process.execPath,
-			[...this.#nodeArguments, join(root, "server", "main.ts")],
+			[...this.#nodeArguments, ...startArguments],
 			{
 				cwd: this.dataDir,
 				env: { ...withoutSettings(process.env), ...this.#env },

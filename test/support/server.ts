@@ -1,5 +1,7 @@
 /** A whole server inside the test's process, on real ports and a store of its own. */
 import { readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Config, readConfig } from "../../server/config.ts";
 import {
@@ -20,7 +22,7 @@ export interface TestServer extends AsyncDisposable {
 	config: Config;
 	server: Server;
 	/** Closes the server and starts it again on the same store and the same ports. */
-	restart(meanwhile?: () => void): Promise<void>;
+	restart(meanwhile?: () => unknown): Promise<void>;
 }
 
 export interface TestServerOptions extends Overrides {
@@ -85,7 +87,7 @@ async function startOn(
 		async restart(meanwhile) {
 			const { http, device, mqtts, mqtt } = server.ports;
 			await server[Symbol.asyncDispose]();
-			meanwhile?.();
+			await meanwhile?.();
 			config = readConfig({
 				...settings,
 				...fresh.env,
@@ -102,6 +104,37 @@ async function startOn(
 		async [Symbol.asyncDispose]() {
 			await server[Symbol.asyncDispose]();
 			await fresh.dispose();
+		},
+	};
+}
+
+/** Another server on the same PostgreSQL store, as a second process would be. */
+export async function startBeside(
+	first: TestServer,
+): Promise<Pick<TestServer, "api" | "config" | "server"> & AsyncDisposable> {
+	const { database, dataDir } = first.config;
+	if (database.kind !== "postgres")
+		throw new Error("The embedded store has one server.");
+	const directory = await mkdtemp(join(tmpdir(), "otaru-test-"));
+	const config = readConfig({
+		...settings,
+		OTARU_DATA: directory,
+		OTARU_DATABASE_URL: database.url,
+		OTARU_MASTER_KEY: readFileSync(join(dataDir, "master.key"), "utf8"),
+	});
+	const server = await start(config);
+	const { access_key, secret_key, project_id } = first.credentials;
+	return {
+		config,
+		server,
+		api: new Client({
+			endpoint: `http://127.0.0.1:${server.ports.http}`,
+			projectId: project_id,
+			credentials: { accessKey: access_key, secretKey: secret_key },
+		}),
+		async [Symbol.asyncDispose]() {
+			await server[Symbol.asyncDispose]();
+			await rm(directory, { recursive: true, force: true });
 		},
 	};
 }
