@@ -55,11 +55,19 @@ interface ForeignClient {
 const clients: ForeignClient[] = [
 	{
 		name: "cloud SDK for Python, SDK-HMAC-SHA256",
-		run: (world) => useCloudSdk(world, "plain"),
+		run: (world) => useCloudSdk(world, "cloud_sdk.py", "plain"),
 	},
 	{
 		name: "cloud SDK for Python, V11-HMAC-SHA256",
-		run: (world) => useCloudSdk(world, "derived"),
+		run: (world) => useCloudSdk(world, "cloud_sdk.py", "derived"),
+	},
+	{
+		name: "cloud SDK for Python, tags, groups and tasks, SDK-HMAC-SHA256",
+		run: (world) => useCloudSdk(world, "cloud_tasks.py", "plain"),
+	},
+	{
+		name: "cloud SDK for Python, tags, groups and tasks, V11-HMAC-SHA256",
+		run: (world) => useCloudSdk(world, "cloud_tasks.py", "derived"),
 	},
 	{
 		name: "device SDK for Java, signed download address",
@@ -69,21 +77,38 @@ const clients: ForeignClient[] = [
 		name: "device SDK for Java, download token",
 		run: (world) => upgradeDevice(world, "token"),
 	},
+	{
+		name: "device SDK for Java, a gateway with three children upgrades two of them",
+		run: upgradeBehindGateway,
+	},
 ];
 
+/** What a Python program asks for when it wants a device to connect. */
+interface WantedDevice {
+	device_id: string;
+	secret: string;
+	firmware?: string;
+	/** Speaks of modules, and has this one. */
+	module_name?: string;
+	module_version?: string;
+	/** Fails every upgrade with this result code. */
+	fail_code?: number;
+}
+
 /**
- * The Python program makes everything through the SDK and reads it back; the device of
- * its module task is ours, since no device SDK of the vendor knows modules.
+ * The Python program makes everything through the SDK and reads it back; its devices
+ * are ours, since no device SDK of the vendor knows modules, or fails when it is told.
  */
 async function useCloudSdk(
 	{ credentials, dir }: World,
+	script: string,
 	signature: "plain" | "derived",
 ): Promise<void> {
 	const { python } = await preparePython();
 	const ca = await readFile(credentials.ca_file, "utf8");
 	const program = new Program(
 		python,
-		["-B", join(import.meta.dirname, "cloud_sdk.py")],
+		["-B", join(import.meta.dirname, script)],
 		{
 			// The SDK leaves a file in the home directory.
 			HOME: dir,
@@ -97,26 +122,43 @@ async function useCloudSdk(
 			OTARU_SIGNATURE: signature,
 		},
 	);
-	await using fleets = new AsyncDisposableStack();
+	const fleets = new Map<string, Fleet>();
+	await using cleanup = new AsyncDisposableStack();
+	cleanup.defer(async () => {
+		for (const fleet of fleets.values()) await fleet[Symbol.asyncDispose]();
+	});
 	program.onLine(/^device (\{.*\})$/, ([, described = ""]) => {
-		const device = JSON.parse(described);
-		const fleet = fleets.use(
-			new Fleet({
-				ca,
-				members: [
-					{
-						identity: { deviceId: device.device_id, secret: device.secret },
-						brokerUrl: credentials.mqtts_endpoint,
-						versions: {
-							firmware: "1.0.0",
-							software: "1.0.0",
-							modules: { [device.module_name]: device.module_version },
-						},
+		const device = JSON.parse(described) as WantedDevice;
+		const { module_name, module_version, fail_code } = device;
+		const fleet = new Fleet({
+			ca,
+			members: [
+				{
+					identity: { deviceId: device.device_id, secret: device.secret },
+					brokerUrl: credentials.mqtts_endpoint,
+					versions: {
+						firmware: device.firmware ?? "1.0.0",
+						software: "1.0.0",
+						modules:
+							module_name === undefined || module_version === undefined
+								? {}
+								: { [module_name]: module_version },
 					},
-				],
-			}),
-		);
+				},
+			],
+			faults:
+				fail_code === undefined
+					? []
+					: [{ name: "fail", value: fail_code, share: 1 }],
+		});
+		fleets.set(device.device_id, fleet);
 		fleet.start();
+	});
+	program.onLine(/^gone (\{.*\})$/, ([, described = ""]) => {
+		const { device_id } = JSON.parse(described) as { device_id: string };
+		const fleet = fleets.get(device_id);
+		fleets.delete(device_id);
+		void fleet?.[Symbol.asyncDispose]();
 	});
 	await program.succeeds();
 }
@@ -212,6 +254,126 @@ async function upgradeDevice(
 	board.endInput();
 	await board.succeeds();
 	await untilDevice(api, deviceId, "OFFLINE", board);
+}
+
+/** The gateway learns of its children, says that they are there, and fetches one image for two. */
+async function upgradeBehindGateway({
+	credentials,
+	api,
+}: World): Promise<void> {
+	const [{ classPath }, { image }] = await Promise.all([
+		prepareJava(),
+		prepareFirmware(),
+	]);
+	const original = await readFile(image);
+	const sha256 = createHash("sha256").update(original).digest("hex");
+	const appId = credentials.app_id;
+	const product = (name: string) =>
+		api.createProduct({
+			app_id: appId,
+			name,
+			device_type: name,
+			protocol_type: "MQTT",
+			data_format: "json",
+			service_capabilities: [],
+		});
+	const hubs = await product("Hub");
+	const lamps = await product("Lamp");
+	await api.putObject("lamps", "u-boot.bin", original, { sha256 });
+	const { package_id: packageId } = await api.createPackage({
+		app_id: appId,
+		product_id: lamps.product_id,
+		package_type: "firmwarePackage",
+		version: "2023.01",
+		file_location: {
+			obs_location: {
+				region_name: credentials.project_name,
+				bucket_name: "lamps",
+				object_key: "u-boot.bin",
+			},
+		},
+	});
+	const gateway = await api.createDevice({
+		app_id: appId,
+		product_id: hubs.product_id,
+		node_id: "hub",
+	});
+	const child = async (nodeId: string) => {
+		const { device_id } = await api.createDevice({
+			app_id: appId,
+			product_id: lamps.product_id,
+			node_id: nodeId,
+			gateway_id: gateway.device_id,
+		});
+		return device_id;
+	};
+	const [first, second] = [await child("lamp1"), await child("lamp2")];
+
+	await using hub = new Program(
+		"java",
+		["-XX:+UseSerialGC", "--class-path", classPath, "UpgradingGateway"],
+		{
+			DEVICE_SERVER: credentials.mqtts_endpoint.replace(/^mqtts:/, "ssl:"),
+			DEVICE_ID: gateway.device_id,
+			DEVICE_SECRET: gateway.auth_info.secret ?? "",
+			DEVICE_CA_FILE: credentials.ca_file,
+			DEVICE_VERSION: "2022.10",
+		},
+	);
+	// Two it learns of by asking, the third when it is registered.
+	const synced = hub.line(/^children 2 /);
+	const notified = hub.line(/^children 3 /);
+	const installed: string[][] = [];
+	hub.onLine(/^installed (\S+) (\S+) (\S+) (\S+) (\S+)$/, ([, ...said]) => {
+		installed.push(said);
+	});
+	await synced;
+	const third = await child("lamp3");
+	await notified;
+	for (const id of [first, second, third])
+		await untilDevice(api, id, "ONLINE", hub);
+	const { task_id: taskId } = await api.createTask({
+		app_id: appId,
+		task_name: "lamps",
+		task_type: "firmwareUpgrade",
+		task_mode: "GATEWAY",
+		targets: [first, second],
+		document: { package_ids: [packageId] },
+	});
+	const task = await until("the task ends", hub, async () => {
+		const task = await api.getTask(taskId);
+		return ENDED.has(task.batchtask.status) ? task : undefined;
+	});
+	same("status of the task", task.batchtask.status, "Success");
+	same("devices done", task.batchtask.task_progress.success, 2);
+	await until("both are installed", hub, async () =>
+		installed.length < 2 ? undefined : installed,
+	);
+	same(
+		"what the gateway did",
+		installed
+			.map((said) => said.join(" "))
+			.sort()
+			.join("\n"),
+		[first, second]
+			.map((id) => `${id} 2023.01 ${sha256} ${taskId} 2`)
+			.sort()
+			.join("\n"),
+	);
+	for (const id of [first, second])
+		same("firmware version", (await api.getDevice(id)).fw_version, "2023.01");
+	same(
+		"firmware version of the third",
+		(await api.getDevice(third)).fw_version,
+		undefined,
+	);
+	await api.deleteDevice(third);
+	await hub.line(/^children 2 /);
+	const downloads = hub.line(/^downloads (\d+)$/);
+	hub.endInput();
+	same("downloads of the gateway", (await downloads)[1], "1");
+	await hub.succeeds();
+	await untilDevice(api, first, "OFFLINE", hub);
 }
 
 function untilDevice(

@@ -40,14 +40,16 @@ export const preparePython = shared(async () => {
 	return { python: join(dir, "bin/python") };
 });
 
-/** The class path with the device SDK and our compiled device. */
+/** The class path with the device SDK and what we compiled on it: a device and a gateway. */
 export const prepareJava = shared(async () => {
 	await needDebianPackage("default-jdk-headless", "javac", ["-version"]);
 	const pom = join(here, "device/pom.xml");
-	const source = join(here, "device/UpgradingDevice.java");
+	const sources = ["UpgradingDevice", "UpgradingGateway"].map((name) =>
+		join(here, "device", `${name}.java`),
+	);
 	const version = await run("java", ["-version"]);
 	const inputs = await Promise.all(
-		[pom, source].map((f) => readFile(f, "utf8")),
+		[pom, ...sources].map((f) => readFile(f, "utf8")),
 	);
 	const dir = await cached("device-sdk", [version, ...inputs], async (dir) => {
 		await needDebianPackage("maven", "mvn", ["--version"]);
@@ -58,7 +60,7 @@ export const prepareJava = shared(async () => {
 		]).catch(notRun("Maven could not fetch the device SDK for Java"));
 		await run("javac", [
 			...["--class-path", join(dir, "lib/*"), "-d", join(dir, "classes")],
-			source,
+			...sources,
 		]);
 	});
 	return {

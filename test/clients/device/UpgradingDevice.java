@@ -117,7 +117,7 @@ public final class UpgradingDevice implements OTAListener {
 	}
 
 	/** Trusts the given authority and nothing else, and checks the host's name against the certificate. */
-	private static HttpClient httpsTrusting(File authority) throws Exception {
+	static HttpClient httpsTrusting(File authority) throws Exception {
 		KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
 		trusted.load(null, null);
 		try (InputStream pem = Files.newInputStream(authority.toPath())) {
@@ -130,7 +130,7 @@ public final class UpgradingDevice implements OTAListener {
 		return HttpClient.newBuilder().sslContext(tls).connectTimeout(Duration.ofSeconds(10)).build();
 	}
 
-	private static String variable(String name) {
+	static String variable(String name) {
 		String value = System.getenv(name);
 		if (value == null || value.isEmpty()) {
 			throw new IllegalArgumentException(name + " is not set");
