@@ -10,9 +10,11 @@ const root = join(import.meta.dirname, "..");
 const order = [
 	"database",
 	"access",
+	"history",
 	"resource-spaces",
 	"products",
 	"devices",
+	"device-groups",
 	"ota-modules",
 	"artifacts",
 	"packages",
@@ -23,9 +25,14 @@ const order = [
 /** Importable everywhere in server/. */
 const everywhere = ["config.ts", "errors.ts", "log.ts", "events.ts"];
 /** Pure: types and each other. */
-const pure = ["task.ts", "subtask.ts", "failures.ts"].map(
-	(file) => `server/upgrade-tasks/${file}`,
-);
+const pure = [
+	...["task.ts", "subtask.ts", "task-policy.ts", "failures.ts"].map(
+		(file) => `server/upgrade-tasks/${file}`,
+	),
+	...["group-rule.ts", "group-rule-fits.ts"].map(
+		(file) => `server/device-groups/${file}`,
+	),
+];
 const sources = globSync("{wire,server,cli,simulator,bench}/**/*.ts", {
 	cwd: root,
 }).map((file) => file.replaceAll("\\", "/"));

@@ -2,17 +2,20 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { type Heard, readEvents } from "../server/device-link/iotda.ts";
+import {
+	type Heard,
+	readEvents,
+	type SubDeviceRequest,
+} from "../server/device-link/iotda.ts";
 
 const DEVICE = "prod1_dev1";
 
 function say(event_type: string, paras: unknown, service_id = "$ota"): Heard[] {
 	return readEvents(
-		DEVICE,
 		Buffer.from(
 			JSON.stringify({ services: [{ service_id, event_type, paras }] }),
 		),
-	);
+	).events;
 }
 const reports = (heard: Heard[]) =>
 	heard.flatMap((one) => (one.kind === "report" ? [one.report] : []));
@@ -211,8 +214,7 @@ test("an SDK that knows only its own version is kept, and loses nothing", () => 
 });
 
 test("several events of one message are heard in their order", () => {
-	const heard = readEvents(
-		DEVICE,
+	const { about, events: heard } = readEvents(
 		Buffer.from(
 			JSON.stringify({
 				object_device_id: DEVICE,
@@ -233,31 +235,183 @@ test("several events of one message are heard in their order", () => {
 			}),
 		),
 	);
+	assert.equal(about, DEVICE);
 	assert.deepEqual(
 		heard.map(({ kind }) => kind),
 		["report", "ignored", "dropped", "report"],
 	);
 });
 
-test("what is about another device is not acted on", () => {
-	const heard = readEvents(
-		DEVICE,
-		Buffer.from(
-			JSON.stringify({
-				object_device_id: "somebody_else",
-				services: [
-					{
-						service_id: "$ota",
-						event_type: "version_report",
-						paras: { fw_version: "v1" },
-					},
-				],
-			}),
+test("the device that a message is about is the sender unless a device id says otherwise", () => {
+	const readAbout = (object_device_id: unknown) =>
+		readEvents(Buffer.from(JSON.stringify({ object_device_id, services: [] })));
+	for (const none of [undefined, null, ""])
+		assert.deepEqual(readAbout(none), { about: undefined, events: [] });
+	assert.deepEqual(readAbout("child_1"), { about: "child_1", events: [] });
+	for (const nonsense of [
+		5,
+		true,
+		{},
+		["child_1"],
+		"a\u0000b",
+		"a b",
+		"x".repeat(129),
+	])
+		assert.deepEqual(readAbout(nonsense), {
+			about: undefined,
+			events: [{ kind: "dropped", reason: "object_device_id is no device id" }],
+		});
+});
+
+describe("a request of a gateway about its children", () => {
+	const requests: [
+		title: string,
+		type: string,
+		paras: unknown,
+		expected: SubDeviceRequest | "dropped" | "ignored",
+	][] = [
+		[
+			"a sync names the version of its list",
+			"sub_device_sync_request",
+			{ version: 7 },
+			{ kind: "sync", version: 7 },
+		],
+		...[undefined, {}, { version: -1 }, { version: "x" }, { version: 1.5 }].map(
+			(paras) =>
+				[
+					`a sync with ${JSON.stringify(paras)} has no list`,
+					"sub_device_sync_request",
+					paras,
+					{ kind: "sync", version: 0 },
+				] as const satisfies [string, string, unknown, SubDeviceRequest],
 		),
-	);
-	assert.deepEqual(heard, [
-		{ kind: "dropped", reason: "about another device" },
-	]);
+		[
+			"statuses, and nonsense between them",
+			"sub_device_update_status",
+			{
+				device_statuses: [
+					{ device_id: "a", status: "ONLINE" },
+					{ device_id: 5, status: "OFFLINE" },
+					{ device_id: "b", status: "online" },
+					null,
+				],
+			},
+			{
+				kind: "statuses",
+				devices: [
+					{ deviceId: "a", status: "ONLINE" },
+					{ deviceId: "", status: "OFFLINE" },
+					{ deviceId: "b", status: undefined },
+					{ deviceId: "", status: undefined },
+				],
+			},
+		],
+		[
+			"no list of statuses",
+			"sub_device_update_status",
+			{ device_statuses: { device_id: "a" } },
+			"dropped",
+		],
+		[
+			"devices to add, without what says nothing",
+			"add_sub_device_request",
+			{
+				devices: [
+					{
+						node_id: "n",
+						product_id: "p",
+						name: "",
+						description: null,
+						parent_device_id: "g",
+						extension_info: '{"a":1}',
+						more: 1,
+					},
+					7,
+				],
+			},
+			{
+				kind: "add",
+				devices: [
+					{
+						nodeId: "n",
+						productId: "p",
+						body: {
+							node_id: "n",
+							product_id: "p",
+							gateway_id: "g",
+							extension_info: { a: 1 },
+						},
+					},
+					{ nodeId: "", productId: "", body: {} },
+				],
+			},
+		],
+		["no list of devices to add", "add_sub_device_request", {}, "dropped"],
+		[
+			"devices to delete",
+			"delete_sub_device_request",
+			{ devices: ["a", 5, null] },
+			{ kind: "delete", devices: ["a", "", ""] },
+		],
+		[
+			"no list of devices to delete",
+			"delete_sub_device_request",
+			{ devices: "a" },
+			"dropped",
+		],
+		["what is not known", "scan_result", {}, "ignored"],
+	];
+	for (const service of ["$sub_device_manager", "sub_device_manager"]) {
+		for (const [title, type, paras, expected] of requests)
+			test(`${service}: ${title}`, () => {
+				const [heard, ...more] = say(type, paras, service);
+				assert.deepEqual(more, []);
+				if (typeof expected === "string")
+					return assert.equal(heard?.kind, expected);
+				assert.deepEqual(heard, {
+					kind: "sub_devices",
+					request: expected,
+					eventId: undefined,
+				});
+			});
+	}
+
+	test("an event id is said back, unless it is empty or none", () => {
+		for (const [event_id, expected] of [
+			["e1", "e1"],
+			["", undefined],
+			[null, undefined],
+			[5, undefined],
+			["\ud800", "\ufffd"],
+		]) {
+			const { events } = readEvents(
+				Buffer.from(
+					JSON.stringify({
+						services: [
+							{
+								service_id: "$sub_device_manager",
+								event_type: "sub_device_sync_request",
+								event_id,
+							},
+						],
+					}),
+				),
+			);
+			assert.ok(events[0]?.kind === "sub_devices");
+			assert.equal(events[0].eventId, expected);
+		}
+	});
+
+	test("a list of 10,000 is not read to its end", () => {
+		const many = Array.from({ length: 10_000 }, (_, index) => `d${index}`);
+		const [heard] = say(
+			"delete_sub_device_request",
+			{ devices: many },
+			"$sub_device_manager",
+		);
+		assert.ok(heard?.kind === "sub_devices" && heard.request.kind === "delete");
+		assert.equal(heard.request.devices.length, 51);
+	});
 });
 
 test("no payload whatever makes the reader throw", () => {
@@ -271,12 +425,14 @@ test("no payload whatever makes the reader throw", () => {
 			"module_name",
 			"fw_version",
 			"device_send_time",
+			"device_statuses",
+			"devices",
 		),
 		fc.jsonValue(),
 	);
 	const event = fc.record({
 		service_id: fc.oneof(
-			fc.constantFrom("$ota", "$time_sync", "$sdk_info"),
+			fc.constantFrom("$ota", "$time_sync", "$sdk_info", "$sub_device_manager"),
 			fc.jsonValue(),
 		),
 		event_type: fc.oneof(
@@ -285,6 +441,10 @@ test("no payload whatever makes the reader throw", () => {
 				"upgrade_progress_report",
 				"time_sync_request",
 				"sdk_info_report",
+				"sub_device_sync_request",
+				"sub_device_update_status",
+				"add_sub_device_request",
+				"delete_sub_device_request",
 			),
 			fc.jsonValue(),
 		),
@@ -294,18 +454,15 @@ test("no payload whatever makes the reader throw", () => {
 		fc.property(
 			fc.oneof(fc.record({ services: fc.array(event) }), fc.jsonValue()),
 			(message) => {
-				readEvents(DEVICE, Buffer.from(JSON.stringify(message)));
+				readEvents(Buffer.from(JSON.stringify(message)));
 			},
 		),
 		{ numRuns: 3_000 },
 	);
 	fc.assert(
 		fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
-			assert.equal(dropped(readEvents(DEVICE, bytes)) <= 1, true);
+			assert.equal(dropped(readEvents(bytes).events) <= 1, true);
 		}),
 	);
-	assert.equal(
-		dropped(readEvents(DEVICE, Buffer.from("[".repeat(500_000)))),
-		1,
-	);
+	assert.equal(dropped(readEvents(Buffer.from("[".repeat(500_000))).events), 1);
 });

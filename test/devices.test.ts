@@ -356,11 +356,11 @@ forEachEngine((engine) => {
 			.where("device_id", "=", first.device_id)
 			.executeTakeFirstOrThrow();
 		const wanted = 50_000 - 3;
-		for (let made = 1; made < wanted; made += 1000)
+		for (let made = 1; made < wanted; made += 500)
 			await db
 				.insertInto("devices")
 				.values(
-					Array.from({ length: Math.min(1000, wanted - made) }, (_, index) => ({
+					Array.from({ length: Math.min(500, wanted - made) }, (_, index) => ({
 						...row,
 						device_id: `child-${made + index}`,
 						record_id: (made + index).toString(16).padStart(24, "0"),

@@ -559,6 +559,11 @@ describe("HTTP itself", () => {
 	test("every route declares what it needs, or that it is open to everyone", () => {
 		const { routes } = server.server;
 		assert.ok(routes.length > 40, `only ${routes.length} routes`);
+		// The vendor asks these two with a POST.
+		const questions = [
+			"POST /v5/iot/:project_id/devices/:device_id/list-device-group",
+			"POST /v5/iot/:project_id/tags/query-resources",
+		];
 		for (const route of routes) {
 			const name = `${route.method} ${route.path}`;
 			if (route.open) {
@@ -571,7 +576,7 @@ describe("HTTP itself", () => {
 				name,
 			);
 			assert.equal(
-				["GET", "HEAD"].includes(route.method),
+				["GET", "HEAD"].includes(route.method) || questions.includes(name),
 				route.level === "List" || route.level === "Read",
 				name,
 			);
@@ -595,7 +600,8 @@ describe("HTTP itself", () => {
 			if (open) continue;
 			const answer = await send(server.url, {
 				method,
-				path: path.replaceAll(/:\w+|\*/g, "x"),
+				// A colon that begins no parameter is written twice.
+				path: path.replaceAll(/(?<!:):\w+|\*/g, "x").replaceAll("::", ":"),
 				...(method === "GET" || method === "HEAD" ? {} : { body: "{" }),
 			});
 			assert.equal(answer.status, 401, `${method} ${path}`);

@@ -54,7 +54,10 @@ function inPhase(
 	};
 }
 
-const connected: Happening = { kind: "connected" };
+const connected: Happening = {
+	kind: "connected",
+	since: new Date(8_640_000_000_000_000),
+};
 const present: Happening = { kind: "present" };
 const due: Happening = { kind: "due", isHere: true };
 const dueElsewhere: Happening = { kind: "due", isHere: false };
@@ -434,6 +437,14 @@ const cases: [
 		connected,
 		24 * 60 + 1,
 		"verify_version + version_query",
+	],
+	[
+		"a notice that came before the greeting on the same connection is not doubted",
+		inPhase("delivered", { offeredAt: at(2) }),
+		goal(),
+		{ kind: "connected", since: at(1) },
+		3,
+		"nothing",
 	],
 	[
 		"no answer while verifying is a failure",

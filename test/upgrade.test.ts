@@ -269,23 +269,105 @@ forEachEngine((engine) => {
 		assert.equal((await w.finished(task.task_id)).batchtask.status, "Success");
 	});
 
-	test("the package is chosen by the version the device reports", async () => {
+	test("of several packages the one that lists the reported version is taken, else the one for every version", async () => {
 		const w = await world();
-		const diff = await makePackage(w.api, w.product, {
-			version: "v2",
-			support_source_versions: ["v1.5"],
-		});
+		const diff = (sources: string[], key: string) =>
+			makePackage(w.api, w.product, {
+				version: "v2",
+				support_source_versions: sources,
+				custom_info: key,
+			});
+		const first = await diff(["v1.5", "v1.6"], "diff-1.5");
+		const second = await diff(["v1.7"], "diff-1.7");
+		for (const [version, expected] of [
+			["v1.5", "diff-1.5"],
+			["v1.6", "diff-1.5"],
+			["v1.7", "diff-1.7"],
+			["v1", "hello"],
+			["v1.50", "hello"],
+			["V1.5", "hello"],
+			["v9", "hello"],
+		] as const) {
+			const device = await makeDevice(w.api, w.product);
+			await using scripted = await ScriptedDevice.connect(server, device);
+			const task = await w.startTask(
+				[device.device_id],
+				[first.package_id, w.package.package_id, second.package_id],
+			);
+			await scripted.next("version_query");
+			await scripted.reportFirmware(version);
+			const { paras } = await scripted.next("firmware_upgrade_v2");
+			assert.equal(paras.custom_info, expected, version);
+			assert.equal(paras.version, "v2");
+			await scripted.report(0, "v2");
+			const { batchtask } = await w.finished(task.task_id);
+			assert.equal(batchtask.status, "Success");
+		}
+		const device = await makeDevice(w.api, w.product);
+		await using scripted = await ScriptedDevice.connect(server, device);
+		const task = await w.startTask(
+			[device.device_id],
+			[first.package_id, second.package_id],
+		);
+		await scripted.next("version_query");
+		await scripted.reportFirmware("v1");
+		assert.equal(
+			onlyDetail(await w.finished(task.task_id))?.error?.error_code,
+			"IOTDA.005004",
+		);
+		await scripted.hearsNothing();
+	});
+
+	test("extension data goes along in every message; the marks of a gateway's children do not reach a device of its own", async () => {
+		for (const [packageType, event, download_form] of [
+			["firmwarePackage", "firmware_upgrade_v2", "presigned"],
+			["softwarePackage", "software_upgrade", "token"],
+		] as const) {
+			const w = await world(packageType);
+			await w.api.updateProductOtaProfile(w.product.product_id, {
+				download_form,
+			});
+			await using device = await ScriptedDevice.connect(server, w.device);
+			const extInfo = { wave: 3, notes: { de: "später", list: [1, null] } };
+			const task = await w.api.createTask({
+				task_name: "extended",
+				task_type:
+					packageType === "firmwarePackage"
+						? "firmwareUpgrade"
+						: "softwareUpgrade",
+				task_mode: "GATEWAY",
+				task_ext_info: extInfo,
+				targets: [device.deviceId],
+				document: { package_ids: [w.package.package_id] },
+			});
+			const query = await device.next("version_query");
+			assert.deepEqual(query.paras, { task_ext_info: extInfo });
+			await device.say("version_report", {
+				fw_version: "v1",
+				sw_version: "v1",
+			});
+			const { paras } = await device.next(event);
+			assert.deepEqual(paras.task_ext_info, extInfo);
+			assert.equal("task_id" in paras, false);
+			assert.equal("sub_device_count" in paras, false);
+			await device.report(0, "v2");
+			assert.equal(
+				(await w.finished(task.task_id)).batchtask.status,
+				"Success",
+			);
+		}
+	});
+
+	test("without extension data nothing of the kind is sent", async () => {
+		const w = await world();
 		await using device = await ScriptedDevice.connect(server, w.device);
-		const task = await w.startTask(undefined, [
-			w.package.package_id,
-			diff.package_id,
-		]);
-		await device.next("version_query");
-		await device.reportFirmware("v1.5");
+		const task = await w.startTask();
+		assert.deepEqual((await device.next("version_query")).paras, {});
+		await device.reportFirmware("v1");
 		const { paras } = await device.next("firmware_upgrade_v2");
-		assert.equal(paras.file_size, 1_024);
-		await device.report(0, "v2");
-		await w.finished(task.task_id);
+		for (const name of ["task_ext_info", "task_id", "sub_device_count"])
+			assert.equal(name in paras, false, name);
+		await w.api.stopTask(task.task_id);
 	});
 
 	test("a version that no package can upgrade from is a failure", async () => {
@@ -351,8 +433,9 @@ forEachEngine((engine) => {
 		const other = await makeDevice(w.api, await makeProduct(w.api));
 		const frozen = await makeDevice(w.api, w.product);
 		await w.api.freezeDevice(frozen.device_id ?? "");
+		const absentGateway = await makeDevice(w.api, w.product);
 		const child = await makeDevice(w.api, w.product, {
-			gateway_id: w.device.device_id ?? "",
+			gateway_id: absentGateway.device_id,
 		});
 		await using device = await ScriptedDevice.connect(server, w.device);
 		const targets = [
@@ -367,6 +450,15 @@ forEachEngine((engine) => {
 		assert.deepEqual(task.targets, targets);
 		await device.next("version_query");
 		await device.reportFirmware("v2");
+		const running = await w.api.getTask(task.task_id);
+		assert.deepEqual(
+			running.task_details
+				.filter(({ status }) => status === "Processing")
+				.map(({ target }) => target),
+			[child.device_id],
+			"a device behind a gateway is waited for like any other",
+		);
+		await w.api.stopTask(task.task_id, { targets: [child.device_id] });
 		const shown = await w.finished(task.task_id);
 		assert.equal(shown.batchtask.status, "PartialSuccess");
 		assert.equal(
@@ -386,7 +478,7 @@ forEachEngine((engine) => {
 				"Success",
 				"The device does not belong to the product of the package.",
 				"The device is frozen.",
-				"The device is behind a gateway; upgrades through a gateway are not supported.",
+				"Stopped",
 				"The device does not exist.",
 			],
 		);
