@@ -4,7 +4,6 @@ import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import { readConfig } from "../server/config.ts";
 import { openStore, type Store } from "../server/database/database.ts";
-import { statusOf } from "../server/devices/devices.ts";
 import {
 	type FieldName,
 	parseRule,
@@ -21,6 +20,7 @@ import {
 	deviceFits,
 } from "../server/device-groups/group-rule-fits.ts";
 import { ruleCondition } from "../server/device-groups/group-rule-sql.ts";
+import { statusOf } from "../server/devices/devices.ts";
 import { type FreshStore, forEachEngine } from "./support/engines.ts";
 
 // --- rules that are some ------------------------------------------------------------
