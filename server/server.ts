@@ -20,6 +20,8 @@ import type { Config } from "./config.ts";
 import { type Clock, type Db, openStore } from "./database/database.ts";
 import { randomHex } from "./database/ids.ts";
 import { instant } from "./database/tables.ts";
+import { openImportSpool } from "./device-imports/import-spool.ts";
+import { ImportWorker } from "./device-imports/import-worker.ts";
 import { ChildLookup } from "./device-link/child-lookup.ts";
 import { DeviceLink } from "./device-link/device-link.ts";
 import {
@@ -35,8 +37,6 @@ import { findElsewhere, openPresence } from "./device-link/presence.ts";
 import { createSignIn } from "./device-link/sign-in.ts";
 import { SubDevices } from "./device-link/sub-devices.ts";
 import { findConnectable } from "./devices/devices.ts";
-import { openImportSpool } from "./devices/import-spool.ts";
-import { ImportWorker } from "./devices/import-worker.ts";
 import { Events } from "./events.ts";
 import { firstStart, type ListenerPorts } from "./first-start.ts";
 import { Deliveries } from "./history/deliveries.ts";

@@ -15,6 +15,7 @@ const order = [
 	"products",
 	"devices",
 	"device-groups",
+	"device-imports",
 	"ota-modules",
 	"artifacts",
 	"packages",

@@ -1,7 +1,7 @@
 /** All devices are written into a file that another server can import. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { readCells } from "../server/devices/csv.ts";
+import { readCells } from "../server/device-imports/csv.ts";
 import type { Client, Query } from "../wire/client.ts";
 import { ScriptedDevice } from "./support/device.ts";
 import { type Engine, forEachEngine } from "./support/engines.ts";

@@ -7,12 +7,12 @@ import {
 	fromText,
 	readCells,
 	writeRecord,
-} from "../server/devices/csv.ts";
+} from "../server/device-imports/csv.ts";
 import {
 	type FilePosition,
 	LINE_LIMIT_BYTES,
 	LineSplitter,
-} from "../server/devices/import-file.ts";
+} from "../server/device-imports/import-file.ts";
 
 type Format = "csv" | "ndjson";
 /** `[number, text or fault]` */

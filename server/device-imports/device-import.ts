@@ -11,11 +11,7 @@ import {
 	type RowOf,
 	rowsTable,
 } from "../database/database.ts";
-import { ApiError, errors } from "../errors.ts";
-import { recordHistory } from "../history/history.ts";
-import { holdProductNamed } from "../products/products.ts";
-import { getResourceSpace } from "../resource-spaces/resource-spaces.ts";
-import type { Tag } from "./device-tags.ts";
+import type { Tag } from "../devices/device-tags.ts";
 import {
 	countChildren,
 	type NewDevice,
@@ -24,7 +20,11 @@ import {
 	type ParentDevice,
 	requireRoomBelow,
 	unknownGatewayNamed,
-} from "./devices.ts";
+} from "../devices/devices.ts";
+import { ApiError, errors } from "../errors.ts";
+import { recordHistory } from "../history/history.ts";
+import { holdProductNamed } from "../products/products.ts";
+import { getResourceSpace } from "../resource-spaces/resource-spaces.ts";
 import type { ImportLine } from "./import-lines.ts";
 
 /** Statements of which each takes the store less than a millisecond, between two turns. */

@@ -6,14 +6,14 @@ import { wireTime, withoutAbsent } from "../../wire/envelope.ts";
 import type { Scope } from "../access/permissions.ts";
 import { type Db, listTable } from "../database/database.ts";
 import { fromInstant } from "../database/tables.ts";
+import { findTags, type Tag } from "../devices/device-tags.ts";
+import { isOnline, statusOf } from "../devices/devices.ts";
 import { findProductKeys } from "../products/products.ts";
 import {
 	getResourceSpace,
 	listResourceSpaces,
 } from "../resource-spaces/resource-spaces.ts";
 import { asText, BYTE_ORDER_MARK, writeRecord } from "./csv.ts";
-import { findTags, type Tag } from "./device-tags.ts";
-import { isOnline, statusOf } from "./devices.ts";
 
 /** Devices read at once: a few milliseconds of the embedded store. */
 const WINDOW_SIZE = 250;

@@ -1,12 +1,12 @@
 /** What a line of an import says: a device to be registered, or why it cannot be one. */
 import { type DeviceLine, deviceLine } from "../../wire/device-imports.ts";
 import { deviceAuthInfo } from "../../wire/devices.ts";
+import { checkTagCount, checkTags, type Tag } from "../devices/device-tags.ts";
+import type { NewDevice } from "../devices/devices.ts";
+import { readNewDevice } from "../devices/new-device.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import { fromText, readCells } from "./csv.ts";
-import { checkTagCount, checkTags, type Tag } from "./device-tags.ts";
-import type { NewDevice } from "./devices.ts";
 import { type FileLine, LINE_LIMIT_BYTES } from "./import-file.ts";
-import { readNewDevice } from "./new-device.ts";
 
 export type ImportLine = { line: number } & (
 	| { device: NewDevice; tags: Tag[]; refusal?: undefined }
