@@ -136,7 +136,7 @@ class StatementCache {
 	readonly database: DatabaseSync;
 	readonly #statements = new Map<
 		string,
-		{ statement: StatementSync; returnsRows: boolean }
+		{ statement: StatementSync; columns: readonly string[] }
 	>();
 
 	constructor(database: DatabaseSync) {
@@ -147,7 +147,10 @@ class StatementCache {
 		let kept = this.#statements.get(sql);
 		if (!kept) {
 			const statement = this.database.prepare(sql);
-			kept = { statement, returnsRows: statement.columns().length > 0 };
+			// For each row that it makes an object of, `node:sqlite` leaves a hidden class
+			// behind, which only a collection of the old generation removes.
+			statement.setReturnArrays(true);
+			kept = { statement, columns: namesOf(statement) };
 			if (this.#statements.size >= KEPT_STATEMENTS) {
 				// Maps keep insertion order: the oldest goes.
 				for (const oldest of this.#statements.keys()) {
@@ -158,9 +161,15 @@ class StatementCache {
 			this.#statements.set(sql, kept);
 		}
 		const values = parameters as SQLInputValue[];
-		if (kept.returnsRows) {
-			const rows = kept.statement.all(...values) as R[];
-			return { rows, numAffectedRows: BigInt(rows.length) };
+		if (kept.columns.length > 0) {
+			const rows = kept.statement.all(...values) as unknown as unknown[][];
+			// SQLite prepares by itself again after a change of the schema.
+			if (rows[0] && rows[0].length !== kept.columns.length)
+				kept.columns = namesOf(kept.statement);
+			return {
+				rows: rows.map((row) => asObject(row, kept.columns) as R),
+				numAffectedRows: BigInt(rows.length),
+			};
 		}
 		const result = kept.statement.run(...values);
 		return {
@@ -169,6 +178,20 @@ class StatementCache {
 			insertId: BigInt(result.lastInsertRowid),
 		};
 	}
+}
+
+function namesOf(statement: StatementSync): string[] {
+	return statement.columns().map(({ name }) => name);
+}
+
+function asObject(
+	row: readonly unknown[],
+	columns: readonly string[],
+): Record<string, unknown> {
+	const object: Record<string, unknown> = {};
+	for (let index = 0; index < columns.length; index++)
+		object[columns[index] as string] = row[index];
+	return object;
 }
 
 class SqliteConnection implements DatabaseConnection {
