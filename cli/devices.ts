@@ -150,13 +150,14 @@ async function upload(
 		const totalBytes = file === "-" ? undefined : (await stat(file)).size;
 		let sentBytes = 0;
 		const source = file === "-" ? process.stdin : createReadStream(file);
+		const show = nowAndThen(out);
 		// fetch goes on reading after it was stopped.
 		signal.addEventListener("abort", () => source.destroy());
 		const body = Readable.from(
 			(async function* () {
 				for await (const chunk of source) {
 					sentBytes += chunk.length;
-					out.live([uploadLine(out, sentBytes, totalBytes)]);
+					show(() => uploadLine(out, sentBytes, totalBytes));
 					yield chunk;
 				}
 			})(),
@@ -342,12 +343,13 @@ async function save(
 	const draft = `${file}.part`;
 	let receivedBytes = 0;
 	const out = new Output(process.stderr);
+	const show = nowAndThen(out);
 	try {
 		await pipeline(
 			async function* () {
 				for await (const chunk of answer.body ?? []) {
 					receivedBytes += chunk.length;
-					if (toFile) out.live([`receiving ${bytesText(receivedBytes)}`]);
+					if (toFile) show(() => `receiving ${bytesText(receivedBytes)}`);
 					yield chunk;
 				}
 			},
@@ -371,6 +373,16 @@ async function save(
 			);
 		throw error;
 	}
+}
+
+/** A gigabyte comes in thousands of pieces; nobody reads that fast. */
+function nowAndThen(out: Output): (line: () => string) => void {
+	let shownMs = 0;
+	return (line) => {
+		if (Date.now() - shownMs < 100) return;
+		shownMs = Date.now();
+		out.live([line()]);
+	};
 }
 
 /** As said, else as the name of the file ends; undefined: neither tells. */

@@ -425,7 +425,7 @@ export function readConfig(env: Env = process.env): Config {
 		},
 		imports: {
 			directory: join(dataDir, "imports"),
-			sizeLimitBytes: integer("OTARU_IMPORT_SIZE_LIMIT", 1, 2 ** 40),
+			sizeLimitBytes: integer("OTARU_IMPORT_SIZE_LIMIT", 1, 2 ** 31 - 1),
 		},
 		packages: {
 			sizeLimitBytes: integer("OTARU_PACKAGE_SIZE_LIMIT", 1, 2 ** 31 - 1),
