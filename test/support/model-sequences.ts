@@ -167,8 +167,17 @@ const wait: fc.Arbitrary<Step> = fc.record({
 	ms: oneOf(SECOND, 9 * MINUTE, 11 * MINUTE),
 });
 
+const work: fc.Arbitrary<Step> = progress.map((said) => ({
+	...said,
+	about: undefined,
+	resultCode: 0,
+	progress: 50,
+	version: "v1",
+}));
+
 const failure: fc.Arbitrary<Step> = progress.map((said) => ({
 	...said,
+	about: undefined,
 	resultCode: 10,
 }));
 
@@ -187,7 +196,7 @@ const course: fc.Arbitrary<Step[]> = fc.oneof(
 	{ weight: 4, arbitrary: fc.tuple(connect, report) },
 	{ weight: 4, arbitrary: fc.tuple(report, progress) },
 	{ weight: 3, arbitrary: fc.tuple(report, wait, drop, report) },
-	{ weight: 2, arbitrary: fc.tuple(drop, report, progress, comesDue) },
+	{ weight: 2, arbitrary: fc.tuple(drop, report, work, comesDue) },
 	{ weight: 2, arbitrary: fc.tuple(report, failure, comesDue) },
 	{ weight: 2, arbitrary: fc.tuple(report, failure, retry) },
 );
