@@ -22,7 +22,7 @@ import { CounterDeltas } from "./task-rows.ts";
 export const CHUNK_SIZE = 5_000;
 
 /** Devices of a group that are looked at in one statement. */
-const WINDOW_SIZE = 1_000;
+const WINDOW_SIZE = 500;
 
 export function chunksOf(deviceIds: readonly string[]): string[][] {
 	const chunks: string[][] = [];

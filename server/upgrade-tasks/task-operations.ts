@@ -42,7 +42,7 @@ type Subtask = Selectable<SubtaskRow>;
 /** Subtasks that one transaction changes: keeps the event loop free. */
 const SWEEP_SIZE = 5_000;
 /** Subtasks that one statement changes. */
-const PIECE_SIZE = 1_000;
+const PIECE_SIZE = 500;
 /** What an operation on all of a task reports about at most. */
 const REPORTED_TARGETS = 100;
 const EXPANSION_WAIT_MS = 5_000;
