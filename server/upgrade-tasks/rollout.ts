@@ -53,7 +53,7 @@ const LEASE_MS = 30_000;
 const TASKS_AT_ONCE = 8;
 const DUE_AT_ONCE = 500;
 /** Pieces of a group that become subtasks in one transaction. */
-const STEPS = 10;
+const STEPS = 4;
 /** Positions started in one transaction. */
 const START_WINDOW = 500;
 /** A task older than this is started with another look at its devices. */
