@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
+import fs, { statSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
+import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { sql } from "kysely";
 import pg from "pg";
 import { readConfig } from "../server/config.ts";
@@ -13,12 +16,14 @@ import {
 	openStore,
 	rowsTable,
 } from "../server/database/database.ts";
+import { LogSync } from "../server/database/sqlite-log.ts";
 import {
 	type Engine,
 	forEachEngine,
 	postgres,
 	sqlite,
 } from "./support/engines.ts";
+import { until } from "./support/mqtt-listener.ts";
 
 async function withStore(
 	engine: Engine,
@@ -275,7 +280,7 @@ async function nextTurns(count: number): Promise<void> {
 		await new Promise((resolve) => setImmediate(resolve));
 }
 
-test("the embedded store is in WAL mode and syncs every commit", async () => {
+test("the embedded store is in WAL mode, and its log is synced by us", async () => {
 	const fresh = await sqlite.fresh();
 	try {
 		const { database } = readConfig(fresh.env);
@@ -291,7 +296,7 @@ test("the embedded store is in WAL mode and syncs every commit", async () => {
 					).rows[0] ?? {},
 				)[0];
 			assert.equal(await read("journal_mode"), "wal");
-			assert.equal(await read("synchronous"), 2);
+			assert.equal(await read("synchronous"), 1);
 			assert.equal(await read("foreign_keys"), 1);
 		});
 		assert.ok(database.kind === "sqlite");
@@ -301,6 +306,85 @@ test("the embedded store is in WAL mode and syncs every commit", async () => {
 			"ok",
 		);
 		other.close();
+	} finally {
+		await fresh.dispose();
+	}
+});
+
+test("nobody is answered before the embedded store's log is on disk, and whoever comes meanwhile shares the next sync", async () => {
+	const fresh = await sqlite.fresh();
+	const held: (() => void)[] = [];
+	const real = fs.fdatasync;
+	let holding = false;
+	mock.method(
+		fs,
+		"fdatasync",
+		(fd: number, done: (error: Error | null) => void) => {
+			if (holding) held.push(() => real(fd, done));
+			else real(fd, done);
+		},
+	);
+	syncBuiltinESMExports();
+	try {
+		await using store = await openStore(readConfig(fresh.env).database);
+		// Before the store closes, whatever failed: closing waits for what is held.
+		using _release = {
+			[Symbol.dispose]() {
+				holding = false;
+				for (const go of held.splice(0)) go();
+			},
+		};
+		const { db } = store;
+		await sql`create table kept (n integer)`.execute(db);
+		holding = true;
+		const answered: number[] = [];
+		const insert = (n: number) =>
+			sql`insert into kept values (${n})`
+				.execute(db)
+				.then(() => answered.push(n));
+		const writes = [insert(1)];
+		await until(() => held.length === 1, "a sync");
+		writes.push(insert(2), insert(3));
+		await nextTurns(20);
+		assert.deepEqual(answered, []);
+		assert.equal(held.length, 1, "one sync at a time");
+		held.shift()?.();
+		await until(() => held.length === 1, "a sync");
+		assert.deepEqual(answered, [1]);
+		await nextTurns(20);
+		assert.equal(held.length, 1, "two and three share one");
+		holding = false;
+		held.shift()?.();
+		await Promise.all(writes);
+		assert.deepEqual(answered, [1, 2, 3]);
+	} finally {
+		mock.restoreAll();
+		syncBuiltinESMExports();
+		await fresh.dispose();
+	}
+});
+
+test("a disk that fails to keep the log ends the process, and answers nobody", async () => {
+	const fresh = await sqlite.fresh();
+	try {
+		const file = join(fresh.env.OTARU_DATA ?? "", "log-test");
+		await writeFile(file, "");
+		const failures: Error[] = [];
+		let answered = false;
+		const log = new LogSync(file, {
+			sync: () => Promise.reject(new Error("EIO")),
+			fail: (error) => failures.push(error),
+		});
+		const answer = () => {
+			answered = true;
+		};
+		log.after([{ resolve: answer, reject: answer }]);
+		await until(() => failures.length === 1, "a failure");
+		log.after([{ resolve: answer, reject: answer }]);
+		await nextTurns(20);
+		assert.equal(failures.length, 1);
+		assert.match(failures[0]?.message ?? "", /log-test; check the disk/);
+		assert.equal(answered, false);
 	} finally {
 		await fresh.dispose();
 	}
