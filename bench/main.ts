@@ -1,8 +1,9 @@
 /**
- * `npm run bench [-- reports|tasks|fleet|import]`: how fast the hot paths are, each against a
+ * `npm run bench [-- api|reports|tasks|fleet|import]`: how fast the hot paths are, each against a
  * reference from the same run. Every measurement ends within minutes.
  */
 import { parseArgs } from "node:util";
+import { benchApi } from "./api.ts";
 import { benchFleet } from "./fleet.ts";
 import { benchImport } from "./import.ts";
 import { benchReports } from "./reports.ts";
@@ -11,12 +12,14 @@ import { benchTasks } from "./tasks.ts";
 const help = `Usage: npm run bench [-- MEASUREMENT…] [options]
 
 Measurements (all of them unless named)
+  api                  what signature and permission add to a management call
   reports              durable device reports per second through MQTT
   tasks                a task on 30,000 listed devices
   fleet                a task on a million devices of a dynamic group
   import               a million devices from one file
 
 Options
+  --milliseconds N     how long each figure of api is taken (2000)
   --connections N      devices that report (500)
   --devices N          devices of the task (30000)
   --fleet N            devices of the dynamic group (1000000)
@@ -28,6 +31,7 @@ The figures go to bench/results.md.
 const { positionals, values } = parseArgs({
 	allowPositionals: true,
 	options: {
+		milliseconds: { type: "string", default: "2000" },
 		connections: { type: "string", default: "500" },
 		devices: { type: "string", default: "30000" },
 		fleet: { type: "string", default: "1000000" },
@@ -39,6 +43,11 @@ const { positionals, values } = parseArgs({
 const say = (text: string) => process.stderr.write(`  ${text}\n`);
 
 const measurements: Readonly<Record<string, () => Promise<void>>> = {
+	api: () =>
+		benchApi(
+			{ elapsedMs: count("--milliseconds", values.milliseconds, 60_000) },
+			say,
+		),
 	reports: () =>
 		benchReports(
 			{ connections: count("--connections", values.connections, 5_000) },

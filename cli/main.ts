@@ -11,6 +11,15 @@ import { columns } from "./output.ts";
 const commands: Readonly<
 	Record<string, { summary: string; load: () => Promise<Command> }>
 > = {
+	access: {
+		summary: "manage users, their keys, and what each may do",
+		load: async () => (await import("./access.ts")).access,
+	},
+	audit: {
+		summary:
+			"who did what on the server, and whether the record of it is whole",
+		load: async () => (await import("./audit.ts")).audit,
+	},
 	demo: {
 		summary: "a server and 200 devices, upgraded in front of you",
 		load: async () => (await import("./demo.ts")).demo,
@@ -18,6 +27,10 @@ const commands: Readonly<
 	devices: {
 		summary: "register the devices of a file, and write devices into one",
 		load: async () => (await import("./devices.ts")).devices,
+	},
+	keys: {
+		summary: "change the master key that stored secrets are encrypted under",
+		load: async () => (await import("./keys.ts")).keys,
 	},
 	simulate: {
 		summary:

@@ -11,7 +11,10 @@ export interface Config {
 	database: DatabaseConfig;
 	/** Absolute path of the directory that holds the bytes of packages. */
 	artifactsDir: string;
-	/** Base64 or hex of 32 bytes; absent: `master.key` in the data directory, made at first start. */
+	/**
+	 * Base64 or hex of 32 bytes, or several of them separated by commas; absent:
+	 * `master.key` in the data directory, made at first start.
+	 */
 	masterKey: string | undefined;
 	logLevel: LogLevel;
 	http: HttpConfig;
@@ -22,6 +25,7 @@ export interface Config {
 	tasks: TasksConfig;
 	times: UpgradeTimes;
 	history: HistoryConfig;
+	audit: AuditConfig;
 	/** Regions that a V11 signature may name, beside `globe`; the first is the project's name. */
 	regions: readonly string[];
 	/** When set, a request whose `Instance-Id` differs is refused. */
@@ -43,6 +47,14 @@ export interface HttpConfig {
 	trustedProxies: readonly string[];
 	/** Bytes of a JSON body. */
 	bodyLimitBytes: number;
+	/** Connections at once. */
+	maxConnections: number;
+	/** The same of one address; 0: no limit. */
+	connectionsPerAddress: number;
+	/** Calls of one project, or of one account about no project, in this process; 0: no limit. */
+	requestsPerSecond: number;
+	/** Of web pages that may read answers; none: no page of another origin. */
+	corsOrigins: readonly string[];
 }
 
 export interface DevicesConfig {
@@ -111,6 +123,11 @@ export interface HistoryConfig {
 	keepDays: number;
 }
 
+export interface AuditConfig {
+	/** How long it is remembered who did what; 0: for ever. */
+	keepDays: number;
+}
+
 /** The limits on each step of an upgrade; the vendor's values are the defaults. */
 export interface UpgradeTimes {
 	/** An offline device is waited for this long. */
@@ -150,7 +167,7 @@ export const settings = {
 	],
 	OTARU_MASTER_KEY: [
 		"",
-		"32 bytes as hex or base64 that encrypt stored secrets; empty: master.key in OTARU_DATA",
+		"32 bytes as hex or base64 that encrypt stored secrets; of several, separated by commas, the first; empty: master.key in OTARU_DATA",
 	],
 	OTARU_LOG_LEVEL: ["info", "debug, info, warn, error or silent"],
 	OTARU_HTTP_HOST: ["127.0.0.1", "address of the management API"],
@@ -169,6 +186,22 @@ export const settings = {
 		"addresses or networks whose forwarded headers are believed, separated by commas",
 	],
 	OTARU_HTTP_BODY_LIMIT: ["12582912", "largest JSON body, bytes"],
+	OTARU_HTTP_MAX_CONNECTIONS: [
+		"10000",
+		"connections to the management API of this process",
+	],
+	OTARU_HTTP_CONNECTIONS_PER_ADDRESS: [
+		"1000",
+		"the same of one address that is no trusted proxy; 0: no limit",
+	],
+	OTARU_REQUESTS_PER_SECOND: [
+		"0",
+		"calls of one project to this process before they are answered 429; 0: no limit",
+	],
+	OTARU_CORS_ORIGINS: [
+		"",
+		"origins of web pages that may call the management API, such as https://ota.example.com, separated by commas",
+	],
 	OTARU_DEVICE_PUBLIC_HOST: [
 		"",
 		"host devices reach this server by; empty: OTARU_DEVICE_HOST, or the first IPv4 address of the machine",
@@ -257,6 +290,10 @@ export const settings = {
 	OTARU_HISTORY_DAYS: [
 		"90",
 		"days that the timelines of devices reach back; 0: for ever",
+	],
+	OTARU_AUDIT_DAYS: [
+		"365",
+		"days that the audit trail reaches back; 0: for ever",
 	],
 	OTARU_REGIONS: [
 		"otaru",
@@ -393,6 +430,14 @@ export function readConfig(env: Env = process.env): Config {
 			),
 			trustedProxies: list("OTARU_TRUSTED_PROXIES"),
 			bodyLimitBytes: integer("OTARU_HTTP_BODY_LIMIT", 1024, 1 << 30),
+			maxConnections: integer("OTARU_HTTP_MAX_CONNECTIONS", 1, 1_000_000),
+			connectionsPerAddress: integer(
+				"OTARU_HTTP_CONNECTIONS_PER_ADDRESS",
+				0,
+				1_000_000,
+			),
+			requestsPerSecond: integer("OTARU_REQUESTS_PER_SECOND", 0, 1_000_000),
+			corsOrigins: readOrigins(list("OTARU_CORS_ORIGINS")),
 		},
 		devices: {
 			publicHost: publicUrl
@@ -448,6 +493,7 @@ export function readConfig(env: Env = process.env): Config {
 			connectPauseMs: integer("OTARU_CONNECT_PAUSE_MS", 0, 60_000),
 		},
 		history: { keepDays: integer("OTARU_HISTORY_DAYS", 0, 36_500) },
+		audit: { keepDays: integer("OTARU_AUDIT_DAYS", 0, 36_500) },
 		regions: list("OTARU_REGIONS"),
 		instanceId: optional("OTARU_INSTANCE_ID"),
 	};
@@ -466,6 +512,22 @@ function readDatabase(
 		);
 	}
 	return { kind: "postgres", url: value, connections };
+}
+
+/** As browsers write them: scheme, host and port, and nothing behind. */
+function readOrigins(origins: string[]): string[] {
+	for (const origin of origins) {
+		if (
+			!/^https?:\/\//.test(origin) ||
+			origin.includes("*") ||
+			URL.parse(origin)?.origin !== origin
+		) {
+			throw new ConfigError(
+				`OTARU_CORS_ORIGINS: "${origin}" must be an origin such as https://ota.example.com, in lower case, without a path and without *.`,
+			);
+		}
+	}
+	return origins;
 }
 
 function readSuffixes(suffixes: string[]): string[] {

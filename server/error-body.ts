@@ -1,6 +1,6 @@
 /** The body of every answer that is not a success, in the form its reader expects. */
 import { STATUS_CODES } from "node:http";
-import { ApiError, errors } from "../errors.ts";
+import { ApiError, errors } from "./errors.ts";
 
 export interface ErrorAnswer {
 	status: number;

@@ -349,6 +349,131 @@ export const errors = {
 		"IOTDA.014219",
 		"Invalid input. The target cannot be operated in its current status.",
 	),
+
+	// identities
+	unknownUser: kind(404, "IOTDA.015900", "The user does not exist."),
+	unknownUserGroup: kind(404, "IOTDA.015901", "The user group does not exist."),
+	unknownPolicy: kind(404, "IOTDA.015902", "The policy does not exist."),
+	unknownGrant: kind(404, "IOTDA.015903", "The grant does not exist."),
+	unknownAccessKey: kind(404, "IOTDA.015904", "The access key does not exist."),
+	unknownProject: kind(404, "IOTDA.015905", "The project does not exist."),
+	unknownEnterpriseProject: kind(
+		404,
+		"IOTDA.015906",
+		"The enterprise project does not exist.",
+	),
+	notInUserGroup: kind(
+		404,
+		"IOTDA.015907",
+		"The user is not in the user group.",
+	),
+	userExists: kind(
+		400,
+		"IOTDA.015908",
+		"Invalid input. The user name already exists.",
+	),
+	userGroupExists: kind(
+		400,
+		"IOTDA.015909",
+		"Invalid input. The user group name already exists.",
+	),
+	policyExists: kind(
+		400,
+		"IOTDA.015910",
+		"Invalid input. The policy name already exists.",
+	),
+	grantExists: kind(
+		400,
+		"IOTDA.015911",
+		"Invalid input. The grant already exists.",
+	),
+	projectExists: kind(
+		400,
+		"IOTDA.015912",
+		"Invalid input. The project name already exists.",
+	),
+	enterpriseProjectExists: kind(
+		400,
+		"IOTDA.015913",
+		"Invalid input. The enterprise project name already exists.",
+	),
+	lastAdministrator: kind(
+		403,
+		"IOTDA.015914",
+		"Operation not allowed. No administrator who can sign in would be left.",
+	),
+	tooManyAccessKeys: kind(
+		403,
+		"IOTDA.015915",
+		"Operation not allowed. The number of access keys of the user exceeds the upper limit.",
+	),
+	systemPolicy: kind(
+		403,
+		"IOTDA.015916",
+		"Operation not allowed. System policies cannot be changed or deleted.",
+	),
+	policyGranted: kind(
+		403,
+		"IOTDA.015917",
+		"Operation not allowed. The policy is granted.",
+	),
+	lastProject: kind(
+		403,
+		"IOTDA.015918",
+		"Operation not allowed. The last project cannot be deleted.",
+	),
+	projectNotEmpty: kind(
+		403,
+		"IOTDA.015919",
+		"Operation not allowed. The project is not empty.",
+	),
+	tooManyProjects: kind(
+		403,
+		"IOTDA.015920",
+		"Operation not allowed. The number of projects exceeds the upper limit.",
+	),
+	defaultEnterpriseProject: kind(
+		403,
+		"IOTDA.015921",
+		"Operation not allowed. The default enterprise project cannot be changed or deleted.",
+	),
+	enterpriseProjectInUse: kind(
+		403,
+		"IOTDA.015922",
+		"Operation not allowed. The enterprise project is in use.",
+	),
+	wrongOwnPassword: kind(
+		403,
+		"IOTDA.015923",
+		"Operation not allowed. The password is not the present one.",
+	),
+	passwordMustChange: kind(
+		403,
+		"IOTDA.015924",
+		"Operation not allowed. The password must be changed first.",
+	),
+	tooManyPasswords: kind(
+		429,
+		"IOTDA.015925",
+		"Too many passwords are being set or checked.",
+	),
+
+	// protection
+	tooManyRequests: kind(
+		429,
+		"APIGW.0308",
+		"The throttling threshold has been reached:",
+	),
+	rotationUnderWay: kind(
+		403,
+		"IOTDA.015940",
+		"Operation not allowed. The master key is being changed already.",
+	),
+	noOtherMasterKey: kind(
+		403,
+		"IOTDA.015941",
+		"Operation not allowed. OTARU_MASTER_KEY lists one key only.",
+	),
 } as const;
 
 /** The vendor puts the key into the sentence. */

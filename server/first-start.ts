@@ -23,11 +23,11 @@ import {
 	newPassword,
 } from "./access/access-keys.ts";
 import { hashPassword } from "./access/passwords.ts";
-import type { Sealed } from "./access/sealed.ts";
 import type { Config } from "./config.ts";
 import { type Clock, type Db, inTransaction } from "./database/database.ts";
 import { newRecordId, randomHex } from "./database/ids.ts";
 import { instant } from "./database/tables.ts";
+import type { Sealed } from "./secrets/sealed.ts";
 
 /** The part of the file that follows the settings at every start. */
 export type Endpoints = Pick<
@@ -160,6 +160,7 @@ async function setUp(
 				name: USER_NAME,
 				password_hash: passwordHash,
 				is_administrator: 1,
+				record_id: newRecordId(now()),
 				created_at,
 			})
 			.execute();

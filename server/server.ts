@@ -7,7 +7,6 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deviceLine } from "../wire/device-imports.ts";
 import { createDevice } from "../wire/devices.ts";
-import { openSealed, type Sealed } from "./access/sealed.ts";
 import type { ArtifactStore } from "./artifacts/artifact-store.ts";
 import { openDisk } from "./artifacts/disk.ts";
 import {
@@ -15,6 +14,9 @@ import {
 	downloadBase,
 } from "./artifacts/download-links.ts";
 import { sweepArtifacts } from "./artifacts/objects.ts";
+import { openChain } from "./audit/audit-ends.ts";
+import { AuditLog } from "./audit/audit-log.ts";
+import { keepAuditShort } from "./audit/audit-retention.ts";
 import { openDeviceCertificate } from "./certificates.ts";
 import type { Config } from "./config.ts";
 import { type Clock, type Db, openStore } from "./database/database.ts";
@@ -42,10 +44,17 @@ import { firstStart, type ListenerPorts } from "./first-start.ts";
 import { Deliveries } from "./history/deliveries.ts";
 import { keepHistoryShort } from "./history/retention.ts";
 import { Watching, type WatchLimits } from "./history/watching.ts";
-import { createHttpServer, type DeclaredRoute } from "./http/http-server.ts";
+import {
+	createHttpServer,
+	type DeclaredRoute,
+	type HttpTimes,
+} from "./http/http-server.ts";
 import { readJson } from "./http/read-json.ts";
 import { partChecker } from "./http/schemas.ts";
 import { logger, setLogLevel } from "./log.ts";
+import { KeyRotation, type RotationLimits } from "./secrets/key-rotation.ts";
+import { MasterKeyFile, openSealed } from "./secrets/master-key.ts";
+import type { Sealed } from "./secrets/sealed.ts";
 import { Exchanges } from "./upgrade-tasks/exchanges.ts";
 import { Rollout } from "./upgrade-tasks/rollout.ts";
 import { removeDeviceFromTasks } from "./upgrade-tasks/task-operations.ts";
@@ -55,6 +64,8 @@ import { findDownload } from "./upgrade-tasks/task-rows.ts";
 export interface Overrides {
 	now?: Clock;
 	watching?: Partial<WatchLimits>;
+	rotation?: Partial<RotationLimits>;
+	httpTimes?: Partial<HttpTimes>;
 }
 
 export interface Server extends AsyncDisposable {
@@ -86,8 +97,22 @@ export async function startServer(
 	const events = new Events();
 	const { db, signal } = opened.use(await openStore(config.database));
 	const sealed = await openSealed(config, db, now);
+	const rotation = opened.use(
+		new KeyRotation({
+			db,
+			ring: sealed,
+			file:
+				config.masterKey === undefined
+					? new MasterKeyFile(config.dataDir)
+					: undefined,
+			now,
+			limits: overrides.rotation ?? {},
+		}),
+	);
 	const artifacts = opened.use(await openDisk(config.artifactsDir));
 	const start = await firstStart(config, { db, sealed, now });
+	const auditKey = await openChain(db, sealed, now);
+	const audit = opened.use(new AuditLog({ db, key: auditKey }));
 	const { cert, key, caFile } = await openDeviceCertificate(config, now);
 	const nodeId = nodeIdOf(config);
 
@@ -210,6 +235,7 @@ export async function startServer(
 		await createHttpServer(config, {
 			db,
 			sealed,
+			rotation,
 			artifacts,
 			signal,
 			events,
@@ -220,7 +246,10 @@ export async function startServer(
 			nodeId,
 			groupLimits: config.groups,
 			watching,
+			audit,
+			auditKey,
 			isReady: () => ready,
+			httpTimes: overrides.httpTimes ?? {},
 			onDeviceDeleted: removeDeviceFromTasks,
 			disconnectDevice: (deviceId, reason) => link.disconnect(deviceId, reason),
 			childrenChanged: (change) => link.childrenChanged(change),
@@ -234,8 +263,12 @@ export async function startServer(
 	};
 	await rollout.start();
 	importWorker.start();
+	await rotation.start();
 	ready = true;
 	void removeOrphans(db, artifacts, now());
+	opened.use(
+		keepAuditShort({ db, key: auditKey, now, keepDays: config.audit.keepDays }),
+	);
 	opened.use(keepHistoryShort({ db, now, keepDays: config.history.keepDays }));
 	opened.use(renewCertificate(config, now, [mqtt, downloads]));
 

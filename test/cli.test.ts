@@ -34,7 +34,7 @@ describe("the command line", () => {
 	});
 
 	test("each command explains itself and its exit codes", async () => {
-		for (const name of ["demo", "devices", "simulate", "tasks"]) {
+		for (const name of ["access", "demo", "devices", "simulate", "tasks"]) {
 			const { code, stdout } = await otaru(name, "--help");
 			assert.equal(code, 0);
 			assert.ok(stdout.startsWith(`otaru ${name}: `), stdout);

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { WebSocket } from "ws";
-import { openSealed, sealedUnder } from "../server/access/sealed.ts";
+import { networkOf } from "../server/access/sign-in-limits.ts";
 import { openStore } from "../server/database/database.ts";
 import {
 	createSignIn,
@@ -16,10 +16,11 @@ import {
 } from "../server/device-link/sign-in.ts";
 import {
 	type AttemptLimits,
-	networkOf,
 	SignInAttempts,
 } from "../server/device-link/sign-in-attempts.ts";
 import { Events } from "../server/events.ts";
+import { openSealed } from "../server/secrets/master-key.ts";
+import { sealedUnder } from "../server/secrets/sealed.ts";
 import type { Device } from "../wire/devices.ts";
 import { selfSignedCertificate } from "./support/certificate.ts";
 import { HandClock } from "./support/clock.ts";

@@ -28,6 +28,7 @@ import {
 	type OfferedDownload,
 	openDownloadServer,
 } from "../server/device-link/download-server.ts";
+import type { AttemptLimits } from "../server/device-link/sign-in-attempts.ts";
 import { Events } from "../server/events.ts";
 import { setLogLevel } from "../server/log.ts";
 import { Client } from "../wire/client.ts";
@@ -54,6 +55,7 @@ async function openWorld(
 		bytes?: Buffer;
 		stallTimeoutMs?: number;
 		handshakeTimeoutMs?: number;
+		limits?: Partial<AttemptLimits>;
 		onUpgrade?: (
 			request: IncomingMessage,
 			socket: Duplex,
@@ -421,6 +423,62 @@ test("a missing, wrong or foreign proof is answered with 401 and a short body", 
 		assert.ok(answer.body.length < 100);
 		assert.match(answer.head, /\r\nContent-Length: /);
 	}
+});
+
+test("whoever shows wrong proofs too often is answered 429 without a look, and nobody else is", async () => {
+	await using world = await openWorld({
+		limits: { perDevice: 5, forgivenMs: 2_000 },
+	});
+	let looked = 0;
+	world.setLookUp(async (taskId, position) => {
+		looked++;
+		return taskId === TASK && position <= 2 ? { ...world.offered } : undefined;
+	});
+	const { path, accessToken } = world.token();
+	const wrong = get(path, `Authorization: Bearer ${"0".repeat(64)}`);
+	const right = get(path, `Authorization: Bearer ${accessToken}`);
+	// What proves nothing, and what is over, is no guess.
+	world.offered.status = "Stopped";
+	for (let count = 0; count < 8; count++) {
+		assert.equal((await ask(world.port, get(path))).status, 401);
+		assert.equal((await ask(world.port, right)).status, 401);
+	}
+	world.offered.status = "Processing";
+	for (let count = 0; count < 5; count++)
+		assert.equal((await ask(world.port, wrong)).status, 401);
+	looked = 0;
+	for (const text of [wrong, right]) {
+		const blocked = await ask(world.port, text);
+		assert.equal(blocked.status, 429);
+		assert.match(blocked.head, /\r\nRetry-After: \d+\r\n/);
+		assert.ok(blocked.body.length < 100);
+	}
+	assert.equal(looked, 0);
+	await world.counts("download_total", { outcome: "blocked" }, 2);
+	// The device beside it has not failed.
+	const beside = world.links.token({
+		...world.offered,
+		taskId: TASK,
+		position: 2,
+	});
+	const besidePath = beside.url.slice(beside.url.indexOf("/iodm"));
+	const answer = await ask(
+		world.port,
+		get(besidePath, `Authorization: Bearer ${beside.accessToken}`),
+	);
+	assert.equal(answer.status, 200);
+	await until(
+		() => ask(world.port, right),
+		({ status }) => status === 200,
+	);
+	// Known from here by now: guesses keep it waiting for one of them at most.
+	for (let count = 0; count < 20; count++) await ask(world.port, wrong);
+	const begin = performance.now();
+	await until(
+		() => ask(world.port, right),
+		({ status }) => status === 200,
+	);
+	assert.ok(performance.now() - begin < 1_500);
 });
 
 test("a link is dead when its time is over, when the upgrade ends, and for a token when another offer was made", async () => {

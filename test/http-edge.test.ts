@@ -563,6 +563,8 @@ describe("HTTP itself", () => {
 		const questions = [
 			"POST /v5/iot/:project_id/devices/:device_id/list-device-group",
 			"POST /v5/iot/:project_id/tags/query-resources",
+			"POST /otaru/v1/audit/verify",
+			"POST /otaru/v1/access/simulate",
 		];
 		for (const route of routes) {
 			const name = `${route.method} ${route.path}`;
@@ -572,7 +574,9 @@ describe("HTTP itself", () => {
 			}
 			assert.match(route.action ?? "", /^[a-z]+:[a-zA-Z]+:[a-zA-Z]+$/, name);
 			assert.ok(
-				["List", "Read", "Write", "Tagging"].includes(route.level ?? ""),
+				["List", "Read", "Write", "Tagging", "Permission_management"].includes(
+					route.level ?? "",
+				),
 				name,
 			);
 			assert.equal(
@@ -587,9 +591,15 @@ describe("HTTP itself", () => {
 				.map(({ method, path }) => `${method} ${path}`)
 				.sort(),
 			[
+				"GET /explorer",
+				"GET /explorer/page.css",
+				"GET /explorer/page.js",
+				"GET /explorer/scalar.js",
+				"GET /explorer/sign-request.js",
 				"GET /health/live",
 				"GET /health/ready",
 				"GET /metrics",
+				"GET /openapi.json",
 				"POST /v3/auth/tokens",
 			],
 		);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { request } from "node:http";
 import { after, before, describe, test } from "node:test";
-import { openSealed } from "../server/access/sealed.ts";
+import { openSealed } from "../server/secrets/master-key.ts";
 import { Client, signRequest } from "../wire/client.ts";
 import { forEachEngine, sqlite } from "./support/engines.ts";
 import {

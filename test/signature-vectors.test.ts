@@ -304,3 +304,87 @@ describe("a path with a percent sign", () => {
 		assert.equal(fits("/%ff/c", "/%25ff/c"), true);
 	});
 });
+
+describe("where the official clients differ, the form of each is known", () => {
+	const date = "20260129T080000Z";
+	const hash = "UNSIGNED-PAYLOAD";
+	const forms = (
+		target: string,
+		signedHeaders = "x-sdk-date",
+		headers: Record<string, string> = {},
+	) =>
+		canonicalRequests(
+			{
+				method: "GET",
+				target,
+				headers: { "x-sdk-date": date, ...headers },
+				payloadHash: hash,
+			},
+			signedHeaders,
+		);
+	const form = (
+		path: string,
+		query = "",
+		headers = "",
+		signedHeaders = "x-sdk-date",
+	) =>
+		`GET\n${path}/\n${query}\n${headers}x-sdk-date:${date}\n\n${signedHeaders}\n${hash}`;
+
+	test("a plain call has one form only", () => {
+		assert.deepEqual(forms("/v5/iot/p-1/modules?limit=10"), [
+			form("/v5/iot/p-1/modules", "limit=10"),
+		]);
+	});
+
+	test("signs in a path that the Node.js SDK escapes before it signs, beside letters that it does not", () => {
+		for (const [onWire, signed] of [
+			["/a'b|c", "/a%2527b%257Cc"],
+			["/a%E4%B8%BB'", "/a%25E4%25B8%25BB%2527"],
+			["/a%20%E4%B8%BB", "/a%2520%E4%B8%BB"],
+			["/%7B%E4%B8%BB'%22", "/%257B%E4%B8%BB%2527%2522"],
+			["/a!(b)*", "/a%21%28b%29%2A"],
+		] as const)
+			assert.ok(forms(onWire).includes(form(signed)), onWire);
+	});
+
+	test("parameters in the order of code units, of Node.js, or of code points, of Python and Go", () => {
+		const [wide, emoji] = ["%EF%BC%81", "%F0%9F%9A%97"];
+		for (const query of [
+			`${emoji}=&${wide}=`,
+			`${wide}=&${emoji}=`,
+			`a=${emoji}&a=${wide}`,
+			`a=${wide}&a=${emoji}`,
+		])
+			assert.ok(forms(`/a?${query}`).includes(form("/a", query)), query);
+	});
+
+	test("headers in the order of their names in the list, or of words", () => {
+		const list = "x-a-b;x-a_b;x-sdk-date";
+		const headers = { "x-a-b": "1", "x-a_b": "2" };
+		for (const lines of ["x-a-b:1\nx-a_b:2\n", "x-a_b:2\nx-a-b:1\n"])
+			assert.ok(
+				forms("/a", list, headers).includes(form("/a", "", lines, list)),
+				lines,
+			);
+	});
+
+	test("headers that are no ASCII as bytes, or as characters that are sent as one byte", () => {
+		const list = "x-a;x-sdk-date";
+		const sent = (text: string) => ({
+			"x-a": Buffer.from(text).toString("latin1"),
+		});
+		// The last of the bytes of some letters looks like a blank.
+		for (const text of ["你", "à", "é ü"])
+			assert.ok(
+				forms("/a", list, sent(` ${text}\t`)).includes(
+					form("/a", "", `x-a:${text}\n`, list),
+				),
+				text,
+			);
+		assert.ok(
+			forms("/a", list, { "x-a": "é" }).includes(
+				form("/a", "", "x-a:é\n", list),
+			),
+		);
+	});
+});

@@ -86,6 +86,7 @@ forEachEngine((engine) => {
 						name,
 						password_hash: "",
 						is_administrator: 0,
+						record_id: "",
 						created_at: "",
 					})
 					.execute();
@@ -185,6 +186,7 @@ test("a commit that fails takes nobody's half of a transaction with it", () =>
 			name: id,
 			password_hash: "",
 			is_administrator: 0 as const,
+			record_id: "",
 			created_at: "",
 		});
 		await db.insertInto("accounts").values(account("a")).execute();

@@ -13,6 +13,53 @@ import type {
 	Token,
 } from "./access.ts";
 import type {
+	AccessKeyItem,
+	accessKeyList,
+	CreateGrant,
+	CreateUser,
+	changeOwnPassword,
+	createAccessKey,
+	createEnterpriseProject,
+	createPolicy,
+	createProject,
+	createUserGroup,
+	EnterpriseProject,
+	enterpriseProjectList,
+	Grant,
+	grantList,
+	listGrantsQuery,
+	listPoliciesQuery,
+	listUserGroupsQuery,
+	listUsersQuery,
+	ManagedProject,
+	Me,
+	managedProjectList,
+	NewAccessKey,
+	Policy,
+	pagesQuery,
+	policyList,
+	SpaceAccess,
+	setSpaceAccess,
+	UpdateUser,
+	User,
+	UserGroup,
+	UserWithPassword,
+	updateAccessKey,
+	updateEnterpriseProject,
+	updatePolicy,
+	updateUserGroup,
+	userGroupList,
+	userList,
+} from "./access-management.ts";
+import type { AccessSimulation, SimulateAccess } from "./access-simulation.ts";
+import type {
+	AuditLink,
+	AuditVerification,
+	auditList,
+	exportAuditQuery,
+	listAuditQuery,
+} from "./audit.ts";
+import type {
 	createGroup,
 	Group,
 	groupActionQuery,
@@ -42,7 +89,6 @@ import type {
 	updateDevice,
 	updateDeviceOtaProfile,
 } from "./devices.ts";
-import { wireTime } from "./envelope.ts";
 import { readEventStream } from "./event-stream.ts";
 import type {
 	deviceEventList,
@@ -50,6 +96,7 @@ import type {
 	WatchEvent,
 	watchQuery,
 } from "./history.ts";
+import type { MasterKeyStatus } from "./master-key.ts";
 import type { listObjectsQuery, objectList, StoredObject } from "./objects.ts";
 import type {
 	createOtaModule,
@@ -81,6 +128,15 @@ import type {
 	listAppsQuery,
 	updateApp,
 } from "./resource-spaces.ts";
+import {
+	type AccessKey,
+	canonicalQuery,
+	encodeText,
+	sha256Hex,
+	signRequest,
+	UNSIGNED_PAYLOAD,
+	utf8,
+} from "./sign-request.ts";
 import type {
 	bindTags,
 	queryTagged,
@@ -100,158 +156,11 @@ import type {
 	Why,
 } from "./tasks.ts";
 
-// --- signing ----------------------------------------------------------------------
-
-export interface AccessKey {
-	accessKey: string;
-	secretKey: string;
-	/** Signs with a derived key (`V11-HMAC-SHA256`) for this region. */
-	derivedForRegion?: string;
-}
+export type { AccessKey, RequestToSign } from "./sign-request.ts";
+export { sha256Hex, signRequest, UNSIGNED_PAYLOAD } from "./sign-request.ts";
 
 /** How a caller proves who he is. */
 export type Credentials = AccessKey | { token: string };
-
-export interface RequestToSign {
-	method: string;
-	url: URL;
-	/** Lower-case names; all of them are signed, but those with `_`. */
-	headers: Record<string, string>;
-	/** SHA-256 of the body in hex, or `UNSIGNED-PAYLOAD`. */
-	payloadHash: string;
-	date: Date;
-}
-
-/** The service name in the scope of a derived key. */
-const SERVICE = "iotdm";
-export const UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD";
-
-/** @returns `x-sdk-date` and `authorization`, to be sent with the headers given. */
-export async function signRequest(
-	request: RequestToSign,
-	{ accessKey, secretKey, derivedForRegion }: AccessKey,
-): Promise<{ "x-sdk-date": string; authorization: string }> {
-	const date = wireTime(request.date);
-	const headers: Record<string, string> = {
-		...request.headers,
-		"x-sdk-date": date,
-	};
-	const names = Object.keys(headers)
-		.filter((name) => !name.includes("_"))
-		.sort();
-	const signedHeaders = names.join(";");
-	const canonical = [
-		request.method,
-		canonicalPath(request.url.pathname),
-		canonicalQuery(request.url.searchParams),
-		...names.map((name) => `${name}:${headers[name]?.trim()}`),
-		"",
-		signedHeaders,
-		request.payloadHash,
-	].join("\n");
-	const canonicalHash = await sha256Hex(utf8.encode(canonical));
-	if (derivedForRegion === undefined) {
-		const signature = await hmacHex(
-			secretKey,
-			`SDK-HMAC-SHA256\n${date}\n${canonicalHash}`,
-		);
-		return {
-			"x-sdk-date": date,
-			authorization: `SDK-HMAC-SHA256 Access=${accessKey}, SignedHeaders=${signedHeaders}, Signature=${signature}`,
-		};
-	}
-	const info = `${date.slice(0, 8)}/${derivedForRegion}/${SERVICE}`;
-	const signature = await hmacHex(
-		await derivedKeyHex(accessKey, secretKey, info),
-		`V11-HMAC-SHA256\n${date}\n${info}\n${canonicalHash}`,
-	);
-	return {
-		"x-sdk-date": date,
-		authorization: `V11-HMAC-SHA256 Credential=${accessKey}/${info}, SignedHeaders=${signedHeaders}, Signature=${signature}`,
-	};
-}
-
-const utf8 = new TextEncoder();
-
-/** Everything but `A-Z a-z 0-9 - _ . ~` as `%XX` in upper case. */
-function encodeText(text: string): string {
-	return encodeURIComponent(text).replace(
-		/[!'()*]/g,
-		(sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase()}`,
-	);
-}
-
-function canonicalPath(pathname: string): string {
-	const path = pathname
-		.split("/")
-		.map((segment) => encodeText(decodeURIComponent(segment)))
-		.join("/");
-	return path.endsWith("/") ? path : `${path}/`;
-}
-
-function canonicalQuery(parameters: URLSearchParams): string {
-	return [...parameters]
-		.sort(([name, value], [otherName, otherValue]) =>
-			name === otherName
-				? compare(value, otherValue)
-				: compare(name, otherName),
-		)
-		.map(([name, value]) => `${encodeText(name)}=${encodeText(value)}`)
-		.join("&");
-}
-
-function compare(a: string, b: string): number {
-	return a < b ? -1 : a > b ? 1 : 0;
-}
-
-/** HKDF (RFC 5869) for 32 bytes, as the hex text that is then the key. */
-async function derivedKeyHex(
-	accessKey: string,
-	secretKey: string,
-	info: string,
-): Promise<string> {
-	const key = await crypto.subtle.importKey(
-		"raw",
-		utf8.encode(secretKey),
-		"HKDF",
-		false,
-		["deriveBits"],
-	);
-	const bits = await crypto.subtle.deriveBits(
-		{
-			name: "HKDF",
-			hash: "SHA-256",
-			salt: utf8.encode(accessKey),
-			info: utf8.encode(info),
-		},
-		key,
-		256,
-	);
-	return hex(bits);
-}
-
-async function hmacHex(key: string, text: string): Promise<string> {
-	const imported = await crypto.subtle.importKey(
-		"raw",
-		utf8.encode(key),
-		{ name: "HMAC", hash: "SHA-256" },
-		false,
-		["sign"],
-	);
-	return hex(await crypto.subtle.sign("HMAC", imported, utf8.encode(text)));
-}
-
-export async function sha256Hex(
-	bytes: Uint8Array<ArrayBuffer>,
-): Promise<string> {
-	return hex(await crypto.subtle.digest("SHA-256", bytes));
-}
-
-function hex(bytes: ArrayBuffer): string {
-	return Array.from(new Uint8Array(bytes), (byte) =>
-		byte.toString(16).padStart(2, "0"),
-	).join("");
-}
 
 // --- calls --------------------------------------------------------------------------
 
@@ -946,6 +855,244 @@ export class Client {
 		}
 	}
 
+	// The audit trail.
+
+	/** Newest first. A page that is not full may have a marker all the same: go on from it. */
+	listAudit(
+		query?: QueryOf<typeof listAuditQuery>,
+	): Promise<Static<typeof auditList>> {
+		return this.call("GET", "/otaru/v1/audit", { query });
+	}
+	/** Lines of JSON, oldest first: `ExportedAuditRow`. */
+	exportAudit(query?: QueryOf<typeof exportAuditQuery>): Promise<Response> {
+		return this.#download("/otaru/v1/audit/export", query);
+	}
+	/** @param expect a head noted earlier, which must still be part of the chain. */
+	verifyAudit(expect?: AuditLink): Promise<AuditVerification> {
+		return this.call("POST", "/otaru/v1/audit/verify", { json: { expect } });
+	}
+
+	// Users, access keys and user groups.
+
+	createUser(json: CreateUser): Promise<UserWithPassword> {
+		return this.call("POST", managed("users"), { json });
+	}
+	listUsers(
+		query?: QueryOf<typeof listUsersQuery>,
+	): Promise<Static<typeof userList>> {
+		return this.call("GET", managed("users"), { query });
+	}
+	getUser(userId: string): Promise<User> {
+		return this.call("GET", managed("users", userId));
+	}
+	updateUser(userId: string, json: UpdateUser): Promise<UserWithPassword> {
+		return this.call("PUT", managed("users", userId), { json });
+	}
+	deleteUser(userId: string): Promise<void> {
+		return this.call("DELETE", managed("users", userId));
+	}
+	listGroupsOfUser(
+		userId: string,
+		query?: QueryOf<typeof pagesQuery>,
+	): Promise<Static<typeof userGroupList>> {
+		return this.call("GET", managed("users", userId, "groups"), { query });
+	}
+	createAccessKey(
+		userId: string,
+		json: Static<typeof createAccessKey> = {},
+	): Promise<NewAccessKey> {
+		return this.call("POST", managed("users", userId, "access-keys"), { json });
+	}
+	listAccessKeys(userId: string): Promise<Static<typeof accessKeyList>> {
+		return this.call("GET", managed("users", userId, "access-keys"));
+	}
+	updateAccessKey(
+		userId: string,
+		accessKey: string,
+		json: Static<typeof updateAccessKey>,
+	): Promise<AccessKeyItem> {
+		return this.call(
+			"PUT",
+			managed("users", userId, "access-keys", accessKey),
+			{
+				json,
+			},
+		);
+	}
+	deleteAccessKey(userId: string, accessKey: string): Promise<void> {
+		return this.call(
+			"DELETE",
+			managed("users", userId, "access-keys", accessKey),
+		);
+	}
+	createUserGroup(json: Static<typeof createUserGroup>): Promise<UserGroup> {
+		return this.call("POST", managed("groups"), { json });
+	}
+	listUserGroups(
+		query?: QueryOf<typeof listUserGroupsQuery>,
+	): Promise<Static<typeof userGroupList>> {
+		return this.call("GET", managed("groups"), { query });
+	}
+	getUserGroup(groupId: string): Promise<UserGroup> {
+		return this.call("GET", managed("groups", groupId));
+	}
+	updateUserGroup(
+		groupId: string,
+		json: Static<typeof updateUserGroup>,
+	): Promise<UserGroup> {
+		return this.call("PUT", managed("groups", groupId), { json });
+	}
+	deleteUserGroup(groupId: string): Promise<void> {
+		return this.call("DELETE", managed("groups", groupId));
+	}
+	listUsersOfGroup(
+		groupId: string,
+		query?: QueryOf<typeof pagesQuery>,
+	): Promise<Static<typeof userList>> {
+		return this.call("GET", managed("groups", groupId, "users"), { query });
+	}
+	addUserToGroup(groupId: string, userId: string): Promise<void> {
+		return this.call("PUT", managed("groups", groupId, "users", userId));
+	}
+	removeUserFromGroup(groupId: string, userId: string): Promise<void> {
+		return this.call("DELETE", managed("groups", groupId, "users", userId));
+	}
+
+	// Policies and grants.
+
+	createPolicy(json: Static<typeof createPolicy>): Promise<Policy> {
+		return this.call("POST", managed("policies"), { json });
+	}
+	listPolicies(
+		query?: QueryOf<typeof listPoliciesQuery>,
+	): Promise<Static<typeof policyList>> {
+		return this.call("GET", managed("policies"), { query });
+	}
+	getPolicy(policyId: string): Promise<Policy> {
+		return this.call("GET", managed("policies", policyId));
+	}
+	updatePolicy(
+		policyId: string,
+		json: Static<typeof updatePolicy>,
+	): Promise<Policy> {
+		return this.call("PUT", managed("policies", policyId), { json });
+	}
+	deletePolicy(policyId: string): Promise<void> {
+		return this.call("DELETE", managed("policies", policyId));
+	}
+	createGrant(json: CreateGrant): Promise<Grant> {
+		return this.call("POST", managed("grants"), { json });
+	}
+	listGrants(
+		query?: QueryOf<typeof listGrantsQuery>,
+	): Promise<Static<typeof grantList>> {
+		return this.call("GET", managed("grants"), { query });
+	}
+	getGrant(grantId: string): Promise<Grant> {
+		return this.call("GET", managed("grants", grantId));
+	}
+	deleteGrant(grantId: string): Promise<void> {
+		return this.call("DELETE", managed("grants", grantId));
+	}
+
+	/** Would a user be allowed to? */
+	simulateAccess(json: SimulateAccess): Promise<AccessSimulation> {
+		return this.call("POST", managed("simulate"), { json });
+	}
+
+	// Projects and enterprise projects, and what policies see of a resource space.
+
+	createProject(json: Static<typeof createProject>): Promise<ManagedProject> {
+		return this.call("POST", managed("projects"), { json });
+	}
+	listManagedProjects(): Promise<Static<typeof managedProjectList>> {
+		return this.call("GET", managed("projects"));
+	}
+	getManagedProject(projectId: string): Promise<ManagedProject> {
+		return this.call("GET", managed("projects", projectId));
+	}
+	renameProject(
+		projectId: string,
+		json: Static<typeof createProject>,
+	): Promise<ManagedProject> {
+		return this.call("PUT", managed("projects", projectId), { json });
+	}
+	deleteProject(projectId: string): Promise<void> {
+		return this.call("DELETE", managed("projects", projectId));
+	}
+	createEnterpriseProject(
+		json: Static<typeof createEnterpriseProject>,
+	): Promise<EnterpriseProject> {
+		return this.call("POST", managed("enterprise-projects"), { json });
+	}
+	listEnterpriseProjects(
+		query?: QueryOf<typeof pagesQuery>,
+	): Promise<Static<typeof enterpriseProjectList>> {
+		return this.call("GET", managed("enterprise-projects"), { query });
+	}
+	getEnterpriseProject(
+		enterpriseProjectId: string,
+	): Promise<EnterpriseProject> {
+		return this.call(
+			"GET",
+			managed("enterprise-projects", enterpriseProjectId),
+		);
+	}
+	updateEnterpriseProject(
+		enterpriseProjectId: string,
+		json: Static<typeof updateEnterpriseProject>,
+	): Promise<EnterpriseProject> {
+		return this.call(
+			"PUT",
+			managed("enterprise-projects", enterpriseProjectId),
+			{ json },
+		);
+	}
+	deleteEnterpriseProject(enterpriseProjectId: string): Promise<void> {
+		return this.call(
+			"DELETE",
+			managed("enterprise-projects", enterpriseProjectId),
+		);
+	}
+	getSpaceAccess(appId: string): Promise<SpaceAccess> {
+		return this.call("GET", this.#otaru(`apps/${encodeText(appId)}/access`));
+	}
+	setSpaceAccess(
+		appId: string,
+		json: Static<typeof setSpaceAccess>,
+	): Promise<SpaceAccess> {
+		return this.call("PUT", this.#otaru(`apps/${encodeText(appId)}/access`), {
+			json,
+		});
+	}
+
+	// Oneself.
+
+	getMe(): Promise<Me> {
+		return this.call("GET", managed("me"));
+	}
+	/** Ends all tokens of the caller, also this client's. */
+	changeOwnPassword(json: Static<typeof changeOwnPassword>): Promise<void> {
+		return this.call("PUT", managed("me", "password"), { json });
+	}
+	listOwnAccessKeys(): Promise<Static<typeof accessKeyList>> {
+		return this.call("GET", managed("me", "access-keys"));
+	}
+	createOwnAccessKey(
+		json: Static<typeof createAccessKey> = {},
+	): Promise<NewAccessKey> {
+		return this.call("POST", managed("me", "access-keys"), { json });
+	}
+	updateOwnAccessKey(
+		accessKey: string,
+		json: Static<typeof updateAccessKey>,
+	): Promise<AccessKeyItem> {
+		return this.call("PUT", managed("me", "access-keys", accessKey), { json });
+	}
+	deleteOwnAccessKey(accessKey: string): Promise<void> {
+		return this.call("DELETE", managed("me", "access-keys", accessKey));
+	}
+
 	// Accounts, projects and tokens.
 
 	listProjects(
@@ -959,6 +1106,14 @@ export class Client {
 	listDomains(): Promise<DomainList> {
 		return this.call("GET", "/v3/auth/domains");
 	}
+	/** Begins to encrypt every stored secret under a new master key. */
+	rotateMasterKey(): Promise<MasterKeyStatus> {
+		return this.call("POST", "/otaru/v1/access/master-key/rotate");
+	}
+	getMasterKeyStatus(): Promise<MasterKeyStatus> {
+		return this.call("GET", "/otaru/v1/access/master-key/rotate");
+	}
+
 	getCallerIdentity(): Promise<CallerIdentity> {
 		return this.call("GET", "/v5/caller-identity");
 	}
@@ -1000,6 +1155,11 @@ export class Client {
 			expiresAt: new Date(token.expires_at),
 		};
 	}
+}
+
+/** A path of the management of access, which belongs to no project. */
+function managed(...parts: string[]): string {
+	return `/otaru/v1/access/${parts.map(encodeText).join("/")}`;
 }
 
 function isBytes(body: unknown): body is Uint8Array<ArrayBuffer> {

@@ -8,6 +8,7 @@ import {
 	pageQuery,
 	pathId,
 	spacedText,
+	timeText,
 } from "./envelope.ts";
 
 const groupType = () => oneOf(["STATIC", "DYNAMIC"]);
@@ -40,7 +41,7 @@ export const listGroupsQuery = Type.Object({
 	name: Type.Optional(spacedText(1, 64)),
 	group_type: Type.Optional(groupType()),
 	/** Created or updated after this; general date form. */
-	last_modified_time: Type.Optional(Type.String()),
+	last_modified_time: Type.Optional(timeText()),
 	...pageQuery,
 });
 

@@ -12,6 +12,7 @@ import {
 	pathId,
 	plainText,
 	queryFlag,
+	timeText,
 } from "./envelope.ts";
 
 const nodeId = () =>
@@ -109,8 +110,8 @@ export const listDevicesQuery = Type.Object({
 	node_id: Type.Optional(nodeId()),
 	device_name: Type.Optional(plainText(1, 256)),
 	/** Registered at or after this, and before `end_time`; general date form. */
-	start_time: Type.Optional(Type.String()),
-	end_time: Type.Optional(Type.String()),
+	start_time: Type.Optional(timeText()),
+	end_time: Type.Optional(timeText()),
 	...pageQuery,
 });
 

@@ -10,12 +10,26 @@ import {
 	Type,
 } from "typebox";
 
+/**
+ * Where a field's own check is elsewhere, since it has an error of its own, the member
+ * `documented` of its schema says what the check admits, in words of JSON Schema.
+ */
+
 export const errorBody = Type.Object({
 	error_code: Type.String(),
 	error_msg: Type.String(),
 	/** Ours: what the vendor's sentence leaves open, such as the field. */
 	error_detail: Type.Optional(Type.String()),
 	request_id: Type.Optional(Type.String()),
+});
+
+/** The form of the vendor's IAM: under `/v3`. */
+export const iamErrorBody = Type.Object({
+	error: Type.Object({
+		code: Type.Integer(),
+		message: Type.String(),
+		title: Type.String(),
+	}),
 });
 
 // --- alphabets ------------------------------------------------------------------
@@ -126,13 +140,39 @@ export const freeObject = () =>
 		rule: "must be an object",
 	});
 
+/** An instant in the general date form, read with `parseWireTime`. */
+export const timeText = () =>
+	Type.String({
+		documented: { pattern: "^[0-9]{8}T[0-9]{6}Z$" },
+		rule: "must be a time such as 20230211T121212Z",
+	});
+
 // --- paging ---------------------------------------------------------------------
 
 /** Query of every list: read with `readPage`, which gives the vendor's own error codes. */
 export const pageQuery = {
-	limit: Type.Optional(Type.String()),
-	marker: Type.Optional(Type.String()),
-	offset: Type.Optional(Type.String()),
+	limit: Type.Optional(
+		Type.String({
+			documented: { type: "integer", minimum: 1, maximum: 50, default: 10 },
+			description: "How many records at most.",
+		}),
+	),
+	marker: Type.Optional(
+		Type.String({
+			documented: {
+				pattern: "^[0-9a-fA-F]{24}$",
+				default: "ffffffffffffffffffffffff",
+			},
+			description:
+				"Only records older than this one: the marker of the page before.",
+		}),
+	),
+	offset: Type.Optional(
+		Type.String({
+			documented: { type: "integer", minimum: 0, maximum: 500, default: 0 },
+			description: "How many records to skip after the marker.",
+		}),
+	),
 } satisfies TProperties;
 
 export const pageInfo = Type.Object({

@@ -3,7 +3,14 @@
  * as server-sent events. Not the vendor's: its API has neither.
  */
 import { type Static, Type } from "typebox";
-import { freeObject, id36, oneOf, pageOf, pageQuery } from "./envelope.ts";
+import {
+	freeObject,
+	id36,
+	oneOf,
+	pageOf,
+	pageQuery,
+	timeText,
+} from "./envelope.ts";
 import { task } from "./tasks.ts";
 
 /** What a timeline tells of. */
@@ -38,9 +45,9 @@ export const listDeviceEventsQuery = Type.Object({
 	kind: Type.Optional(oneOf(deviceEventKinds)),
 	task_id: Type.Optional(taskId()),
 	/** At or after: `20230211T121212Z`. */
-	start_time: Type.Optional(Type.String()),
+	start_time: Type.Optional(timeText()),
 	/** Before. */
-	end_time: Type.Optional(Type.String()),
+	end_time: Type.Optional(timeText()),
 	...pageQuery,
 });
 
@@ -61,7 +68,12 @@ export const watchQuery = Type.Object({
 	task_id: Type.Optional(taskId()),
 	app_id: Type.Optional(id36()),
 	/** For clients that cannot set the header `Last-Event-ID`, which goes before it. */
-	last_event_id: Type.Optional(Type.String()),
+	last_event_id: Type.Optional(
+		Type.String({
+			documented: { pattern: "^[0-9]{1,15}-[0-9]{1,15}$" },
+			rule: "must be the id of an event that was sent, such as 0-17",
+		}),
+	),
 });
 
 /** Event `subtask`: something happened to a device in a task. */

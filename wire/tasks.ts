@@ -8,6 +8,7 @@ import {
 	pageOf,
 	pageQuery,
 	pathId,
+	timeText,
 } from "./envelope.ts";
 
 export const otaTaskTypes = [
@@ -72,9 +73,7 @@ export const someTargets = Type.Object({
 export const taskPolicy = Type.Object(
 	{
 		/** `yyyyMMdd'T'HHmmss'Z'`, UTC, at most seven days ahead. */
-		schedule_time: Type.Optional(
-			Type.String({ rule: "must be a time such as 20230211T121212Z" }),
-		),
+		schedule_time: Type.Optional(timeText()),
 		retry_count: Type.Optional(
 			Type.Integer({
 				minimum: 1,

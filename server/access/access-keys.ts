@@ -2,9 +2,10 @@
 import { createSecretKey, type KeyObject, randomInt } from "node:crypto";
 import type { Clock, Db } from "../database/database.ts";
 import { instant } from "../database/tables.ts";
+import type { Sealed } from "../secrets/sealed.ts";
+import { accessVersion } from "./access-version.ts";
 import type { Caller } from "./accounts.ts";
 import { derivedKey } from "./request-signature.ts";
-import type { Sealed } from "./sealed.ts";
 
 export interface AccessKeyPair {
 	/** 20 upper-case letters and digits. */
@@ -21,6 +22,14 @@ export function newAccessKeyPair(): AccessKeyPair {
 		accessKey: randomText(UPPER, 20),
 		secretKey: randomText(LETTERS, 40),
 	};
+}
+
+/**
+ * What a caller gives as his access key, if it can be one. What cannot is never written
+ * down: it may be the secret key, put in the wrong place.
+ */
+export function asAccessKey(text: string | undefined): string | undefined {
+	return text !== undefined && /^[A-Z0-9]{1,32}$/.test(text) ? text : undefined;
 }
 
 /** Letters and digits only: such a text survives every shell and form unquoted. */
@@ -41,6 +50,7 @@ export async function addAccessKey(
 	userId: string,
 	pair: AccessKeyPair,
 	now: Clock,
+	description: string | null = null,
 ): Promise<void> {
 	await db
 		.insertInto("access_keys")
@@ -48,13 +58,15 @@ export async function addAccessKey(
 			access_key: pair.accessKey,
 			user_id: userId,
 			secret_sealed: sealed.seal(pair.secretKey),
+			description,
 			created_at: instant(now()),
 		})
 		.execute();
 }
 
 /**
- * Read for every signed request, so that a removed or changed key counts at once.
+ * Read for every signed request, so that a removed, disabled or changed key counts at
+ * once, and so does a disabled user.
  *
  * @param projectId is it one of the holder's? Asked in the same query: it is one more
  * for every call otherwise.
@@ -83,14 +95,18 @@ export async function findKeyHolder(
 			"accounts.account_id as accountId",
 			"accounts.name as accountName",
 			"projects.project_id",
+			accessVersion,
 		])
 		.where("access_keys.access_key", "=", accessKey)
+		.where("access_keys.enabled", "=", 1)
+		.where("users.enabled", "=", 1)
 		.executeTakeFirst();
 	if (!row) return undefined;
 	const { is_administrator, project_id, ...holder } = row;
 	return {
 		...holder,
 		isAdministrator: is_administrator === 1,
+		mustChangePassword: false,
 		hasProject: project_id !== null,
 	};
 }

@@ -179,8 +179,10 @@ export function stringToSign(
 }
 
 /**
- * The canonical request in each form that an official client may have signed: they
- * agree unless the path holds a percent sign.
+ * The canonical request in each form that an official client may have signed. There is
+ * more than one only where the clients differ: for a path of other characters than ids
+ * have, a query with an emoji or the like, a header that is not ASCII or whose name holds
+ * another sign than `-`.
  */
 export function canonicalRequests(
 	request: SignedRequest,
@@ -190,34 +192,62 @@ export function canonicalRequests(
 	const path =
 		question === -1 ? request.target : request.target.slice(0, question);
 	const query = question === -1 ? "" : request.target.slice(question + 1);
-	const rest = `${canonicalQuery(query)}\n${canonicalHeaders(request.headers, signedHeaders)}\n${signedHeaders}\n${request.payloadHash}`;
-	return canonicalPaths(path).map(
-		(canonicalPath) => `${request.method}\n${canonicalPath}\n${rest}`,
+	const queries = canonicalQueries(query);
+	const headers = canonicalHeaders(request.headers, signedHeaders);
+	return canonicalPaths(path).flatMap((canonicalPath) =>
+		queries.flatMap((canonicalQuery) =>
+			headers.map(
+				(canonicalHeader) =>
+					`${request.method}\n${canonicalPath}\n${canonicalQuery}\n${canonicalHeader}\n${signedHeaders}\n${request.payloadHash}`,
+			),
+		),
 	);
 }
 
 function canonicalPaths(path: string): string[] {
+	const segments = path.split("/");
 	const readings = new Set([
-		path.split("/").map(encodeText).join("/"),
-		...(path.includes("%")
-			? [
+		segments.map(encodeText).join("/"),
+		...(/^[A-Za-z0-9\-_.~/]*$/.test(path)
+			? []
+			: [
 					// A client that holds unencoded segments and encodes them once.
-					path
-						.split("/")
-						.map((segment) => encodeText(decodeText(segment)))
-						.join("/"),
+					segments.map((segment) => encodeText(decodeText(segment))).join("/"),
 					// A client that decodes the path as one text first.
 					decodeText(path).split("/").map(encodeText).join("/"),
-				]
-			: []),
+					...[
+						nodeEscapes(segments),
+						nodeEscapes(segments).map(unescapeLetters),
+					].map((escaped) => escaped.map(encodeText).join("/")),
+				]),
 	]);
 	return [...readings].map((reading) =>
 		reading.endsWith("/") ? reading : `${reading}/`,
 	);
 }
 
-function canonicalQuery(query: string): string {
-	if (query === "") return "";
+/**
+ * The Node.js SDK signs what `url.parse` makes of an address, and sends what `URL` makes
+ * of it. The former escapes a few signs, of which the latter leaves two as they are; ...
+ */
+function nodeEscapes(segments: readonly string[]): string[] {
+	return segments.map((segment) =>
+		segment.replace(
+			/[ "'<>^`{|}]/g,
+			(sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase()}`,
+		),
+	);
+}
+
+/** ... the latter escapes all letters beyond ASCII, which the former does not. */
+function unescapeLetters(segment: string): string {
+	return segment.replace(/(?:%[89A-F][0-9A-F])+/gi, decodeText);
+}
+
+type Compare = (a: string, b: string) => number;
+
+function canonicalQueries(query: string): string[] {
+	if (query === "") return [""];
 	const parameters: [name: string, value: string][] = [];
 	for (const part of query.split("&")) {
 		if (part === "") continue;
@@ -231,40 +261,87 @@ function canonicalQuery(query: string): string {
 					],
 		);
 	}
-	// By code unit of the unencoded texts, which is how < compares.
-	parameters.sort(([name, value], [otherName, otherValue]) =>
-		name === otherName
-			? compareTexts(value, otherValue)
-			: compareTexts(name, otherName),
-	);
-	return parameters
-		.map(([name, value]) => `${encodeText(name)}=${encodeText(value)}`)
-		.join("&");
+	const sorted = (compare: Compare) =>
+		parameters
+			.sort(([name, value], [otherName, otherValue]) =>
+				name === otherName
+					? compare(value, otherValue)
+					: compare(name, otherName),
+			)
+			.map(([name, value]) => `${encodeText(name)}=${encodeText(value)}`)
+			.join("&");
+	// By the unencoded texts: Node.js by code unit, Python and Go by code point. Only the
+	// four-byte characters, whose escapes begin with F, stand elsewhere.
+	return /%F/i.test(query)
+		? [sorted(byCodeUnit), sorted(byCodePoint)]
+		: [sorted(byCodeUnit)];
 }
 
 function canonicalHeaders(
 	headers: IncomingHttpHeaders,
 	signedHeaders: string,
-): string {
-	let text = "";
-	for (const name of signedHeaders.split(";")) {
+): string[] {
+	const names = signedHeaders.split(";");
+	const values = new Map<string, string>();
+	let isAscii = true;
+	for (const name of names) {
 		const value = headers[name];
-		const joined = Array.isArray(value) ? value.join(", ") : (value ?? "");
-		text += `${name}:${asSent(joined.trim())}\n`;
+		const trimmed = withoutOuterBlanks(
+			Array.isArray(value) ? value.join(", ") : (value ?? ""),
+		);
+		values.set(name, trimmed);
+		// biome-ignore lint/suspicious/noControlCharactersInRegex: the question is whether there is anything but ASCII.
+		isAscii &&= /^[\x00-\x7f]*$/.test(trimmed);
 	}
-	return text;
+	const written = (order: readonly string[], read: (value: string) => string) =>
+		order.map((name) => `${name}:${read(values.get(name) ?? "")}\n`).join("");
+	const orders = [names];
+	// The Node.js SDK sorts the headers as words are, and their names in the list as codes.
+	if (!/^[a-z0-9\-;]*$/.test(signedHeaders))
+		orders.push(names.toSorted(wordOrder));
+	const asGiven = (value: string) => value;
+	return orders.flatMap((order) =>
+		isAscii
+			? [written(order, asGiven)]
+			: // Node reads a byte as a character, and sends a character as a byte: its SDK
+				// signs the character, the others the bytes.
+				[written(order, asUtf8), written(order, asGiven)],
+	);
 }
 
-/** Node reads header bytes as Latin-1; what was signed are the bytes. */
-function asSent(value: string): string {
-	// biome-ignore lint/suspicious/noControlCharactersInRegex: the question is whether there is anything but ASCII.
-	return /^[\x00-\x7f]*$/.test(value)
-		? value
-		: Buffer.from(value, "latin1").toString("utf8");
+/** Not `trim()`, which takes the last byte of some letters for a blank. */
+function withoutOuterBlanks(value: string): string {
+	const isBlank = (at: number) => value[at] === " " || value[at] === "\t";
+	let start = 0;
+	let end = value.length;
+	while (start < end && isBlank(start)) start++;
+	while (end > start && isBlank(end - 1)) end--;
+	return value.slice(start, end);
 }
 
-function compareTexts(a: string, b: string): number {
+const wordOrder: Compare = new Intl.Collator("en").compare;
+
+function asUtf8(value: string): string {
+	return Buffer.from(value, "latin1").toString("utf8");
+}
+
+function byCodeUnit(a: string, b: string): number {
 	return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function byCodePoint(a: string, b: string): number {
+	const length = Math.min(a.length, b.length);
+	for (let i = 0; i < length; i++) {
+		const [one, other] = [a.charCodeAt(i), b.charCodeAt(i)];
+		if (one === other) continue;
+		// A half of a pair stands for a code point above all that have one unit.
+		return isHalf(one) === isHalf(other) ? one - other : isHalf(one) ? 1 : -1;
+	}
+	return a.length - b.length;
+}
+
+function isHalf(codeUnit: number): boolean {
+	return codeUnit >= 0xd800 && codeUnit <= 0xdfff;
 }
 
 function decodeText(text: string): string {

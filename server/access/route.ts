@@ -22,15 +22,47 @@ export type Http = FastifyInstance<
 >;
 
 declare module "fastify" {
+	/** What the API's own description says of a route beside its schemas. */
+	interface FastifySchema {
+		/** The vendor's name of the operation where it has one; every route that is not hidden has one. */
+		operationId?: string;
+		summary?: string;
+		description?: string;
+		tags?: readonly string[];
+		/** Left out of the description. */
+		hide?: boolean;
+		/** Media types of a request body that is no JSON. */
+		consumes?: readonly string[];
+		/** By status: media types of an answer that is no JSON. */
+		produces?: Readonly<Record<number, readonly string[]>>;
+		/** Statuses of refusals beyond those that every route of its kind may answer with. */
+		failures?: readonly number[];
+	}
 	interface FastifyContextConfig {
 		/** Absent only on routes that are open to everyone, which say `open: true`. */
 		action?: Action;
 		level?: AccessLevel;
 		open?: boolean;
+		/** Absent: resource spaces, which the handler asks about one by one. */
+		concerns?: "instance";
+		/** Whoever is signed in may call it, without a grant. */
+		everyone?: boolean;
+		/** Of a route that is open: the action under which the audit trail keeps its calls. */
+		auditedAs?: Action;
 		/** The handler reads the request as a stream; the body is neither read nor parsed before. */
 		streams?: boolean;
 	}
 	interface FastifyRequest {
+		/** What the audit trail should say where the request does not show it; set by handlers. */
+		audited?: {
+			/** Who it was, on a route that is open. */
+			caller?: Pick<Caller, "accountId" | "userId" | "userName">;
+			/** How he proved it, or tried to; never a secret. */
+			credential?: string;
+			appId?: string;
+			/** The id of the thing concerned. */
+			resource?: string;
+		};
 		/** Set before any handler of a route that is not open. */
 		scope: Scope;
 		/** Who signed the request, with the names that the scope leaves out; set as `scope` is. */

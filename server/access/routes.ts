@@ -22,19 +22,23 @@ import type { Events } from "../events.ts";
 import {
 	type Caller,
 	findProject,
-	listProjects,
-	listProjectsNamed,
+	findUser,
+	listProjectsOf,
 	type Project,
 	type UserQuery,
 } from "./accounts.ts";
 import { TooManyPasswordChecks } from "./passwords.ts";
 import type { Http } from "./route.ts";
 import {
+	type ProofLimits,
+	SignInBlocked,
+	SignInLimits,
+} from "./sign-in-limits.ts";
+import {
 	findSigner,
 	findTokenHolder,
 	issueToken,
-	SignInBlocked,
-	SignInLimits,
+	type Signer,
 } from "./tokens.ts";
 
 export interface AccessRouteParts {
@@ -42,6 +46,7 @@ export interface AccessRouteParts {
 	now: Clock;
 	events: Events;
 	config: Pick<Config, "regions" | "http">;
+	proofLimits: Pick<ProofLimits, "vouch">;
 }
 
 export function accessRoutes(http: Http, parts: AccessRouteParts): void {
@@ -56,8 +61,13 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.post(
 		"/v3/auth/tokens",
 		{
-			config: { open: true },
+			config: { open: true, auditedAs: "iam:tokens:create" },
 			schema: {
+				operationId: "KeystoneCreateUserTokenByPassword",
+				summary: "Sign in by password",
+				tags: ["Identity"],
+				failures: [401, 403, 429],
+
 				querystring: createTokenQuery,
 				body: createToken,
 				response: { 201: token },
@@ -66,10 +76,11 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 		async (request, reply) => {
 			const { identity, scope } = request.body.auth;
 			const { user } = identity.password;
+			request.audited = { credential: "password" };
 			const signIn = readUser(user);
 			if (scope?.project && scope.domain)
 				throw invalidInput("auth.scope", "must be a project or a domain");
-			let caller: Caller | undefined;
+			let caller: Signer | undefined;
 			try {
 				caller = await findSigner(
 					db,
@@ -104,15 +115,17 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 					},
 					"warn",
 				);
+				// Whose password was guessed at; a name that nobody has may be one itself.
+				const tried = await findUser(db, signIn);
+				if (tried) request.audited.resource = tried.userId;
 				throw new ApiError(errors.wrongPassword);
 			}
+			request.audited.caller = caller;
 			const project = await readScope(db, caller, scope, config.regions);
-			const issued = await issueToken(
-				db,
-				caller.userId,
-				project?.projectId,
-				now,
-			);
+			const issued = await issueToken(db, caller, project?.projectId, now);
+			if (!issued) throw new ApiError(errors.wrongPassword);
+			// Whatever others behind the same address have guessed.
+			parts.proofLimits.vouch({ token: issued.token }, request.ip);
 			events.happened("token_issued");
 			return reply
 				.code(201)
@@ -130,8 +143,18 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.get(
 		"/v3/auth/tokens",
 		{
-			config: { action: "iam:tokens:validate", level: "Read" },
-			schema: { querystring: createTokenQuery, response: { 200: token } },
+			config: {
+				action: "iam:tokens:validate",
+				level: "Read",
+				everyone: true,
+			},
+			schema: {
+				operationId: "KeystoneValidateToken",
+				summary: "Validate a token",
+				tags: ["Identity"],
+				querystring: createTokenQuery,
+				response: { 200: token },
+			},
 		},
 		async (request, reply) => {
 			const subject = request.headers[SUBJECT_TOKEN];
@@ -158,19 +181,26 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.get(
 		"/v3/projects",
 		{
-			config: { action: "iam:projects:list", level: "List" },
+			config: {
+				action: "iam:projects:listForUser",
+				level: "List",
+				everyone: true,
+			},
 			schema: {
+				operationId: "KeystoneListProjects",
+				summary: "List projects",
+				tags: ["Identity"],
+
 				querystring: listProjectsQuery,
 				response: { 200: projectList },
 			},
 		},
 		async (request) => {
-			const { accountId } = request.caller;
-			const { name } = request.query;
-			const projects =
-				name === undefined
-					? await listProjects(db, accountId)
-					: await listProjectsNamed(db, accountId, name, config.regions);
+			const { caller, query } = request;
+			const projects = await listProjectsOf(db, caller, {
+				name: query.name,
+				regions: config.regions,
+			});
 			const links = selfOf(request);
 			return {
 				projects: projects.map((project) => ({
@@ -190,7 +220,14 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 
 	http.post(
 		"/v3/projects",
-		{ config: { action: "iam:projects:create", level: "Write" } },
+		{
+			config: {
+				action: "iam:projects:createForUser",
+				level: "Write",
+				everyone: true,
+			},
+			schema: { hide: true },
+		},
 		async () => {
 			// An SDK asks for this when it finds no project of its region's name.
 			throw new ApiError(errors.forbiddenByIam);
@@ -200,8 +237,13 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.get(
 		"/v3/regions",
 		{
-			config: { action: "iam:regions:list", level: "List" },
-			schema: { response: { 200: regionList } },
+			config: { action: "iam:regions:list", level: "List", everyone: true },
+			schema: {
+				operationId: "KeystoneListRegions",
+				summary: "List regions",
+				tags: ["Identity"],
+				response: { 200: regionList },
+			},
 		},
 		async (request) => {
 			const links = selfOf(request);
@@ -221,8 +263,13 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.get(
 		"/v3/auth/domains",
 		{
-			config: { action: "iam:domains:list", level: "List" },
-			schema: { response: { 200: domainList } },
+			config: { action: "iam:domains:list", level: "List", everyone: true },
+			schema: {
+				operationId: "KeystoneListAuthDomains",
+				summary: "List the accounts of the caller",
+				tags: ["Identity"],
+				response: { 200: domainList },
+			},
 		},
 		async (request) => {
 			const { accountId, accountName } = request.caller;
@@ -245,8 +292,17 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 	http.get(
 		"/v5/caller-identity",
 		{
-			config: { action: "sts:callerIdentity:query", level: "Read" },
-			schema: { response: { 200: callerIdentity } },
+			config: {
+				action: "sts:callerIdentity:query",
+				level: "Read",
+				everyone: true,
+			},
+			schema: {
+				operationId: "GetCallerIdentity",
+				summary: "Show who is calling",
+				tags: ["Identity"],
+				response: { 200: callerIdentity },
+			},
 		},
 		async ({ caller }) => ({
 			account_id: caller.accountId,
@@ -286,9 +342,7 @@ async function readScope(
 		const project =
 			id !== undefined
 				? await findProject(db, caller.accountId, id)
-				: (
-						await listProjectsNamed(db, caller.accountId, name ?? "", regions)
-					)[0];
+				: (await listProjectsOf(db, caller, { name: name ?? "", regions }))[0];
 		if (!project) throw new ApiError(errors.unknownScope);
 		return project;
 	}

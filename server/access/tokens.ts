@@ -1,7 +1,8 @@
 /** Sign-in by password, and the tokens that come of it. */
 import { hash, randomBytes } from "node:crypto";
-import type { Clock, Db } from "../database/database.ts";
+import { type Clock, type Db, inTransaction } from "../database/database.ts";
 import { fromInstant, instant } from "../database/tables.ts";
+import { accessVersion } from "./access-version.ts";
 import {
 	type Caller,
 	findUser,
@@ -9,6 +10,7 @@ import {
 	type UserQuery,
 } from "./accounts.ts";
 import { checkPassword } from "./passwords.ts";
+import type { SignInLimits } from "./sign-in-limits.ts";
 
 export const TOKEN_LIFE_MS = 24 * 60 * 60 * 1000;
 /** An expired token is remembered this long, to be told apart from an unknown one. */
@@ -21,26 +23,46 @@ export interface TokenHolder extends Caller {
 	expiresAt: Date;
 }
 
-/** @returns the token; only its hash is kept. */
+/** Who proved himself by a password, and the hash it was compared with. */
+export type Signer = Caller & { passwordHash: string };
+
+/**
+ * @returns the token, of which only the hash is kept; undefined when the user was
+ * disabled or deleted or got another password since he proved himself.
+ */
 export async function issueToken(
 	db: Db,
-	userId: string,
+	signer: Pick<Signer, "userId" | "passwordHash">,
 	projectId: string | undefined,
 	now: Clock,
-): Promise<{ token: string; issuedAt: Date; expiresAt: Date }> {
+): Promise<{ token: string; issuedAt: Date; expiresAt: Date } | undefined> {
 	const token = randomBytes(48).toString("base64url");
 	const issuedAt = now();
 	const expiresAt = new Date(issuedAt.getTime() + TOKEN_LIFE_MS);
-	await db
-		.insertInto("tokens")
-		.values({
-			token_hash: hash("sha256", token),
-			user_id: userId,
-			project_id: projectId ?? null,
-			created_at: instant(issuedAt),
-			expires_at: instant(expiresAt),
-		})
-		.execute();
+	const issued = await inTransaction(db, async (trx) => {
+		// Whoever changes the user ends his tokens in the same transaction: he waits for
+		// this one and finds its token, or this one waits for him and finds another hash.
+		const { numUpdatedRows } = await trx
+			.updateTable("users")
+			.set({ last_sign_in_at: instant(issuedAt) })
+			.where("user_id", "=", signer.userId)
+			.where("password_hash", "=", signer.passwordHash)
+			.where("enabled", "=", 1)
+			.executeTakeFirst();
+		if (numUpdatedRows === 0n) return false;
+		await trx
+			.insertInto("tokens")
+			.values({
+				token_hash: hash("sha256", token),
+				user_id: signer.userId,
+				project_id: projectId ?? null,
+				created_at: instant(issuedAt),
+				expires_at: instant(expiresAt),
+			})
+			.execute();
+		return true;
+	});
+	if (!issued) return undefined;
 	await db
 		.deleteFrom("tokens")
 		.where(
@@ -52,7 +74,19 @@ export async function issueToken(
 	return { token, issuedAt, expiresAt };
 }
 
-/** The token's holder, also of one that expired lately: the caller compares `expiresAt`. */
+/** Signs these users out. To be called in the transaction that changes what they may do. */
+export async function endTokens(
+	trx: Db,
+	userIds: readonly string[],
+): Promise<void> {
+	if (userIds.length === 0) return;
+	await trx.deleteFrom("tokens").where("user_id", "in", userIds).execute();
+}
+
+/**
+ * The token's holder, also of one that expired lately: the caller compares `expiresAt`.
+ * A disabled user's token has none.
+ */
 export async function findTokenHolder(
 	db: Db,
 	token: string,
@@ -70,10 +104,13 @@ export async function findTokenHolder(
 			"users.user_id as userId",
 			"users.name as userName",
 			"users.is_administrator",
+			"users.must_change_password",
 			"accounts.account_id as accountId",
 			"accounts.name as accountName",
+			accessVersion,
 		])
 		.where("tokens.token_hash", "=", hash("sha256", token))
+		.where("users.enabled", "=", 1)
 		.executeTakeFirst();
 	if (!row) return undefined;
 	return {
@@ -82,6 +119,8 @@ export async function findTokenHolder(
 		userId: row.userId,
 		userName: row.userName,
 		isAdministrator: row.is_administrator === 1,
+		mustChangePassword: row.must_change_password === 1,
+		accessVersion: row.accessVersion,
 		project:
 			row.project_id === null || row.projectName === null
 				? undefined
@@ -95,17 +134,6 @@ export async function findTokenHolder(
 	};
 }
 
-/** Too many failed attempts: try again after `retryAfterSeconds`. */
-export class SignInBlocked extends Error {
-	override name = "SignInBlocked";
-	readonly retryAfterSeconds: number;
-
-	constructor(retryAfterSeconds: number) {
-		super("too many failed sign-ins");
-		this.retryAfterSeconds = retryAfterSeconds;
-	}
-}
-
 /**
  * The user whose password this is; undefined when user or password is wrong.
  *
@@ -117,104 +145,22 @@ export async function findSigner(
 	query: UserQuery,
 	password: string,
 	address: string,
-): Promise<Caller | undefined> {
+): Promise<Signer | undefined> {
 	const attempt = limits.begin(JSON.stringify(query), address);
-	let caller: Caller | undefined;
+	let caller: Signer | undefined;
 	try {
 		const user = await findUser(db, query);
-		if (await checkPassword(password, user?.passwordHash)) caller = user;
+		const passwordHash = user?.passwordHash;
+		if (
+			(await checkPassword(password, passwordHash)) &&
+			user &&
+			passwordHash !== undefined
+		)
+			caller = { ...user, passwordHash };
 	} catch (error) {
 		attempt.forget();
 		throw error;
 	}
 	if (caller) attempt.succeeded();
 	return caller;
-}
-
-const FREE_ATTEMPTS_OF_USER = 5;
-/** More, since a whole office may share one address. */
-const FREE_ATTEMPTS_OF_ADDRESS = 20;
-const MAX_DELAY_MS = 5 * 60 * 1000;
-const FORGET_AFTER_MS = 60 * 60 * 1000;
-const MAX_REMEMBERED = 10_000;
-
-interface Failures {
-	count: number;
-	lastAt: number;
-}
-
-/**
- * Failed sign-ins per user and per address, in memory. After a few of them each next
- * one has to wait, twice as long every time, five minutes at most. An attempt counts
- * as failed while it runs, so a hundred at once gain nothing. Where a user has signed
- * in before, others' failures in his name do not lock him out.
- */
-export class SignInLimits {
-	readonly #users = new Map<string, Failures>();
-	readonly #addresses = new Map<string, Failures>();
-	/** User and address of past successes; only the keys matter. */
-	readonly #known = new Map<string, true>();
-	readonly #now: Clock;
-
-	constructor(now: Clock) {
-		this.#now = now;
-	}
-
-	/** @throws SignInBlocked */
-	begin(user: string, address: string): { succeeded(): void; forget(): void } {
-		const now = this.#now().getTime();
-		const both = `${user} ${address}`;
-		const isKnown = this.#known.has(both);
-		const blockedUntil = Math.max(
-			freeAt(this.#addresses.get(address), FREE_ATTEMPTS_OF_ADDRESS),
-			isKnown ? 0 : freeAt(this.#users.get(user), FREE_ATTEMPTS_OF_USER),
-		);
-		if (blockedUntil > now)
-			throw new SignInBlocked(Math.ceil((blockedUntil - now) / 1000));
-		count(this.#addresses, address, 1, now);
-		if (!isKnown) count(this.#users, user, 1, now);
-		const forget = () => {
-			count(this.#addresses, address, -1, now);
-			if (!isKnown) count(this.#users, user, -1, now);
-		};
-		return {
-			forget,
-			succeeded: () => {
-				forget();
-				this.#users.delete(user);
-				remember(this.#known, both, true);
-			},
-		};
-	}
-}
-
-/** When the next attempt may be made, in milliseconds of the epoch. */
-function freeAt(failures: Failures | undefined, free: number): number {
-	if (!failures || failures.count < free) return 0;
-	const delayMs = Math.min(1_000 * 2 ** (failures.count - free), MAX_DELAY_MS);
-	return failures.lastAt + delayMs;
-}
-
-function count(
-	map: Map<string, Failures>,
-	key: string,
-	by: 1 | -1,
-	now: number,
-): void {
-	const before = map.get(key);
-	const kept =
-		before && now - before.lastAt < FORGET_AFTER_MS ? before.count : 0;
-	remember(map, key, { count: Math.max(0, kept + by), lastAt: now });
-}
-
-/** Puts the entry at the end and drops the oldest of too many. */
-function remember<V>(map: Map<string, V>, key: string, value: V): void {
-	map.delete(key);
-	map.set(key, value);
-	if (map.size > MAX_REMEMBERED) {
-		for (const oldest of map.keys()) {
-			map.delete(oldest);
-			break;
-		}
-	}
 }

@@ -25,19 +25,37 @@ const COPIES = 3;
  * this process waits.
  */
 const READS_AT_ONCE = 16;
+/**
+ * A reader that takes a byte now and then is not silent, and would hold its buffer for
+ * ever. The slowest radio modules take some hundred bytes a second; after a network that
+ * was lost for minutes they go on.
+ */
+const PATIENCE_MS = 5 * 60_000;
+const LEAST_BYTES_PER_SECOND = 50;
 
 export class ByteSender {
+	readonly #patienceMs: number;
+	readonly #leastBytesPerSecond: number;
 	/** By size. Left to the garbage collector they would pile up faster than it comes. */
 	readonly #idle = new Map<number, Buffer[]>();
 	#sending = 0;
 	#reading = 0;
 	readonly #waitingToRead: (() => void)[] = [];
 
+	/** A write must be taken within `patienceMs` and the time it needs at the least rate. */
+	constructor(
+		patienceMs = PATIENCE_MS,
+		leastBytesPerSecond = LEAST_BYTES_PER_SECOND,
+	) {
+		this.#patienceMs = patienceMs;
+		this.#leastBytesPerSecond = leastBytesPerSecond;
+	}
+
 	/**
 	 * Writes the range to `out`, which stays open.
 	 *
 	 * @returns the bytes that `out` has flushed: fewer than the range holds when it
-	 * was closed meanwhile.
+	 * was closed meanwhile, here too when its reader is too slow.
 	 * @throws when the artifact cannot be read to the end of the range.
 	 */
 	async send(
@@ -61,7 +79,11 @@ export class ByteSender {
 						if (read === 0) {
 							throw new Error(`The artifact ended at byte ${position}.`);
 						}
-						flush = flushed(out, buffer.subarray(0, read));
+						flush = flushed(
+							out,
+							buffer.subarray(0, read),
+							this.#patienceMs + (1000 * read) / this.#leastBytesPerSecond,
+						);
 					} finally {
 						this.#readDone();
 					}
@@ -114,12 +136,21 @@ export class ByteSender {
 }
 
 /** Resolves when the kernel has taken the chunk, or with false when it never will. */
-function flushed(out: Writable, chunk: Buffer): Promise<boolean> {
+function flushed(
+	out: Writable,
+	chunk: Buffer,
+	withinMs: number,
+): Promise<boolean> {
 	if (out.destroyed) return Promise.resolve(false);
 	return new Promise((resolve) => {
-		const closed = () => resolve(false);
+		const timer = setTimeout(() => out.destroy(), withinMs).unref();
+		const closed = () => {
+			clearTimeout(timer);
+			resolve(false);
+		};
 		out.once("close", closed);
 		out.write(chunk, (error) => {
+			clearTimeout(timer);
 			out.off("close", closed);
 			resolve(!error);
 		});

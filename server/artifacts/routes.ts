@@ -51,8 +51,19 @@ export function objectRoutes(
 	http.put(
 		OBJECT,
 		{
-			config: { action: "otaru:objects:put", level: "Write", streams: true },
+			config: {
+				action: "otaru:objects:put",
+				level: "Write",
+				concerns: "instance",
+				streams: true,
+			},
 			schema: {
+				operationId: "PutObject",
+				summary: "Upload a file",
+				tags: ["Package files"],
+				consumes: ["application/octet-stream"],
+				failures: [507],
+
 				params: objectParams,
 				response: { 200: storedObject, 201: storedObject },
 			},
@@ -91,8 +102,23 @@ export function objectRoutes(
 	http.get(
 		OBJECT,
 		{
-			config: { action: "otaru:objects:get", level: "Read" },
-			schema: { params: objectParams },
+			config: {
+				action: "otaru:objects:get",
+				level: "Read",
+				concerns: "instance",
+			},
+			schema: {
+				operationId: "GetObject",
+				summary: "Download a file",
+				tags: ["Package files"],
+				produces: {
+					200: ["application/octet-stream"],
+					206: ["application/octet-stream"],
+					304: [],
+				},
+				failures: [416],
+				params: objectParams,
+			},
 		},
 		async (request, reply) => {
 			const { bucket_name: bucketName, "*": objectKey } = request.params;
@@ -131,8 +157,18 @@ export function objectRoutes(
 	http.head(
 		OBJECT,
 		{
-			config: { action: "otaru:objects:get", level: "Read" },
-			schema: { params: objectParams },
+			config: {
+				action: "otaru:objects:get",
+				level: "Read",
+				concerns: "instance",
+			},
+			schema: {
+				operationId: "HeadObject",
+				summary: "Look at a file without its bytes",
+				tags: ["Package files"],
+				produces: { 200: [] },
+				params: objectParams,
+			},
 		},
 		async (request, reply) => {
 			const { bucket_name: bucketName, "*": objectKey } = request.params;
@@ -147,8 +183,18 @@ export function objectRoutes(
 	http.delete(
 		OBJECT,
 		{
-			config: { action: "otaru:objects:delete", level: "Write" },
-			schema: { params: objectParams, response: { 204: Type.Null() } },
+			config: {
+				action: "otaru:objects:delete",
+				level: "Write",
+				concerns: "instance",
+			},
+			schema: {
+				operationId: "DeleteObject",
+				summary: "Delete a file",
+				tags: ["Package files"],
+				params: objectParams,
+				response: { 204: Type.Null() },
+			},
 		},
 		async (request, reply) => {
 			const { bucket_name: bucketName, "*": objectKey } = request.params;
@@ -161,8 +207,16 @@ export function objectRoutes(
 	http.get(
 		OBJECTS,
 		{
-			config: { action: "otaru:objects:list", level: "List" },
+			config: {
+				action: "otaru:objects:list",
+				level: "List",
+				concerns: "instance",
+			},
 			schema: {
+				operationId: "ListObjects",
+				summary: "List files",
+				tags: ["Package files"],
+
 				params: bucketParams,
 				querystring: listObjectsQuery,
 				response: { 200: objectList },

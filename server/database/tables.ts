@@ -32,6 +32,14 @@ export interface Tables {
 	access_keys: AccessKeyRow;
 	tokens: TokenRow;
 	projects: ProjectRow;
+	user_groups: UserGroupRow;
+	user_group_members: UserGroupMemberRow;
+	policies: PolicyRow;
+	grants: GrantRow;
+	enterprise_projects: EnterpriseProjectRow;
+	access_version: AccessVersionRow;
+	audit: AuditRow;
+	audit_ends: AuditEndRow;
 	server_secrets: ServerSecretRow;
 	resource_spaces: ResourceSpaceRow;
 	products: ProductRow;
@@ -71,7 +79,16 @@ export interface UserRow {
 	name: string;
 	/** scrypt, in the form `access/passwords.ts` writes. */
 	password_hash: string;
+	/** 1: of the account itself, to whom everything is allowed. */
 	is_administrator: Bit;
+	record_id: Fixed<string>;
+	description: string | null;
+	/** 0: neither his password nor his keys sign in. */
+	enabled: Generated<Bit>;
+	/** 1: he must choose a password of his own before anything else. */
+	must_change_password: Generated<Bit>;
+	/** By password. */
+	last_sign_in_at: InstantText | null;
 	created_at: Fixed<InstantText>;
 }
 
@@ -80,6 +97,10 @@ export interface AccessKeyRow {
 	user_id: Fixed<string>;
 	/** The secret key, encrypted under the master key. */
 	secret_sealed: string;
+	description: string | null;
+	enabled: Generated<Bit>;
+	/** Within some minutes. */
+	last_used_at: InstantText | null;
 	created_at: Fixed<InstantText>;
 }
 
@@ -100,6 +121,103 @@ export interface ProjectRow {
 	created_at: Fixed<InstantText>;
 }
 
+export interface UserGroupRow {
+	group_id: Fixed<string>;
+	record_id: Fixed<string>;
+	account_id: Fixed<string>;
+	name: string;
+	description: string | null;
+	created_at: Fixed<InstantText>;
+}
+
+export interface UserGroupMemberRow {
+	group_id: Fixed<string>;
+	user_id: Fixed<string>;
+}
+
+export interface PolicyRow {
+	policy_id: Fixed<string>;
+	record_id: Fixed<string>;
+	account_id: Fixed<string>;
+	name: string;
+	description: string | null;
+	/** JSON, as given. */
+	document: string;
+	created_at: Fixed<InstantText>;
+	updated_at: InstantText;
+}
+
+export type PrincipalType = "user" | "group";
+export type GrantScopeType = "all" | "project" | "enterprise_project";
+
+/** Binds a policy to a user or a group. */
+export interface GrantRow {
+	grant_id: Fixed<string>;
+	record_id: Fixed<string>;
+	account_id: Fixed<string>;
+	/** Of the table of policies, or the id of a system policy. */
+	policy_id: Fixed<string>;
+	principal_type: Fixed<PrincipalType>;
+	principal_id: Fixed<string>;
+	scope_type: Fixed<GrantScopeType>;
+	/** Empty for `all`. */
+	scope_id: Fixed<string>;
+	created_at: Fixed<InstantText>;
+}
+
+/** Beside "0", which every account has without a row. */
+export interface EnterpriseProjectRow {
+	enterprise_project_id: Fixed<string>;
+	record_id: Fixed<string>;
+	account_id: Fixed<string>;
+	name: string;
+	description: string | null;
+	created_at: Fixed<InstantText>;
+}
+
+/** One row: counts the changes to anything that a permission depends on. */
+export interface AccessVersionRow {
+	one: Fixed<1>;
+	version: number;
+}
+
+/** Who did what, or was refused it; each row is chained to the one before by its hash. */
+export interface AuditRow {
+	/** 1, 2, 3 … without a gap. */
+	seq: Fixed<number>;
+	at: Fixed<InstantText>;
+	request_id: Fixed<string>;
+	/** Null where nobody proved who he is. */
+	account_id: Fixed<string | null>;
+	user_id: Fixed<string | null>;
+	user_name: Fixed<string | null>;
+	/** The access key's id, or "token" or "password"; never a secret. */
+	credential: Fixed<string | null>;
+	address: Fixed<string>;
+	method: Fixed<string>;
+	/** Without the query. */
+	path: Fixed<string>;
+	action: Fixed<string | null>;
+	project_id: Fixed<string | null>;
+	app_id: Fixed<string | null>;
+	/** The id of the thing concerned, when the path or the answer names it. */
+	resource: Fixed<string | null>;
+	status: Fixed<number>;
+	decision: Fixed<"allowed" | "refused">;
+	/** The statement that decided, or why nobody was signed in. */
+	reason: Fixed<string | null>;
+	error_code: Fixed<string | null>;
+	hash: Fixed<string>;
+}
+
+/** Where the chain begins and ends, sealed with a key that is not in the store. */
+export interface AuditEndRow {
+	name: Fixed<"tail" | "head">;
+	seq: number;
+	hash: string;
+	seal: string;
+}
+
 /** Secrets the server keeps for itself, such as the key that signs download links. */
 export interface ServerSecretRow {
 	name: Fixed<string>;
@@ -116,6 +234,9 @@ export interface ResourceSpaceRow {
 	project_id: Fixed<string>;
 	name: string;
 	is_default: Fixed<Bit>;
+	enterprise_project_id: Generated<string>;
+	/** JSON object: what policies can ask for as `g:ResourceTag/…`. */
+	tags: Generated<string>;
 	created_at: Fixed<InstantText>;
 }
 

@@ -5,6 +5,20 @@
 export const uniqueIndexes = {
 	users_name: ["users", ["account_id", "name"]],
 	projects_name: ["projects", ["account_id", "name"]],
+	user_groups_name: ["user_groups", ["account_id", "name"]],
+	policies_name: ["policies", ["account_id", "name"]],
+	grants_identity: [
+		"grants",
+		[
+			"account_id",
+			"principal_type",
+			"principal_id",
+			"policy_id",
+			"scope_type",
+			"scope_id",
+		],
+	],
+	enterprise_projects_name: ["enterprise_projects", ["account_id", "name"]],
 	products_space_product_id: ["products", ["app_id", "product_id"]],
 	ota_modules_name: ["ota_modules", ["product_key", "module_name"]],
 	ota_modules_slot: ["ota_modules", ["product_key", "slot"]],

@@ -54,6 +54,10 @@ export function deviceGroupRoutes(
 		{
 			config: { action: "iotda:group:create", level: "Write" },
 			schema: {
+				operationId: "AddDeviceGroup",
+				summary: "Create a device group",
+				tags: ["Device groups"],
+
 				params: projectParams,
 				body: createGroupBody,
 				response: { 201: groupAnswer },
@@ -84,6 +88,10 @@ export function deviceGroupRoutes(
 		{
 			config: { action: "iotda:group:queryList", level: "List" },
 			schema: {
+				operationId: "ListDeviceGroups",
+				summary: "List device groups",
+				tags: ["Device groups"],
+
 				params: projectParams,
 				querystring: listGroupsQuery,
 				response: { 200: groupList },
@@ -110,7 +118,13 @@ export function deviceGroupRoutes(
 		GROUP,
 		{
 			config: { action: "iotda:group:query", level: "Read" },
-			schema: { params: groupParams, response: { 200: groupAnswer } },
+			schema: {
+				operationId: "ShowDeviceGroup",
+				summary: "Show a device group",
+				tags: ["Device groups"],
+				params: groupParams,
+				response: { 200: groupAnswer },
+			},
 		},
 		async (request) =>
 			toWire(await getDeviceGroup(db, request.scope, request.params.group_id)),
@@ -121,6 +135,10 @@ export function deviceGroupRoutes(
 		{
 			config: { action: "iotda:group:modify", level: "Write" },
 			schema: {
+				operationId: "UpdateDeviceGroup",
+				summary: "Update a device group",
+				tags: ["Device groups"],
+
 				params: groupParams,
 				body: updateGroupBody,
 				response: { 200: groupAnswer },
@@ -148,7 +166,12 @@ export function deviceGroupRoutes(
 		GROUP,
 		{
 			config: { action: "iotda:group:delete", level: "Write" },
-			schema: { params: groupParams },
+			schema: {
+				operationId: "DeleteDeviceGroup",
+				summary: "Delete a device group",
+				tags: ["Device groups"],
+				params: groupParams,
+			},
 		},
 		async (request, reply) => {
 			await deleteDeviceGroup(db, request.scope, request.params.group_id);
@@ -161,6 +184,10 @@ export function deviceGroupRoutes(
 		{
 			config: { action: "iotda:group:addDevice", level: "Write" },
 			schema: {
+				operationId: "CreateOrDeleteDeviceInGroup",
+				summary: "Add a device to a group, or remove it",
+				tags: ["Device groups"],
+
 				params: groupParams,
 				querystring: groupActionQuery,
 				response: { 200: Type.Null() },
@@ -189,6 +216,10 @@ export function deviceGroupRoutes(
 		{
 			config: { action: "iotda:group:query", level: "Read" },
 			schema: {
+				operationId: "ShowDevicesInGroup",
+				summary: "List the devices of a group",
+				tags: ["Device groups"],
+
 				params: groupParams,
 				querystring: groupDevicesQuery,
 				response: { 200: groupDevices },
@@ -210,7 +241,13 @@ export function deviceGroupRoutes(
 		"/v5/iot/:project_id/devices/:device_id/list-device-group",
 		{
 			config: { action: "iotda:group:queryList", level: "List" },
-			schema: { params: deviceParams, response: { 200: groupsOfDevice } },
+			schema: {
+				operationId: "ListDeviceGroupsByDevice",
+				summary: "List the groups of a device",
+				tags: ["Device groups"],
+				params: deviceParams,
+				response: { 200: groupsOfDevice },
+			},
 		},
 		async (request) => {
 			const groups = await listGroupsOfDevice(

@@ -2,7 +2,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { sql } from "kysely";
 import type { Scope } from "../access/permissions.ts";
-import type { Sealed } from "../access/sealed.ts";
 import {
 	type Db,
 	listTable,
@@ -25,6 +24,7 @@ import { ApiError, errors } from "../errors.ts";
 import { recordHistory } from "../history/history.ts";
 import { holdProductNamed } from "../products/products.ts";
 import { getResourceSpace } from "../resource-spaces/resource-spaces.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import type { ImportLine } from "./import-lines.ts";
 
 /** Statements of which each takes the store less than a millisecond, between two turns. */

@@ -1,6 +1,7 @@
 /** Imports as rows: what each has come to, and which lines it refused. */
 import type { Selectable } from "kysely";
 import type { Scope } from "../access/permissions.ts";
+import { settleScope } from "../access/rights.ts";
 import { type Db, inTransaction } from "../database/database.ts";
 import { listPage, type Page, type PageResult } from "../database/paging.ts";
 import {
@@ -33,7 +34,7 @@ export async function createImport(
 	input: NewImport,
 	now: Date,
 ): Promise<ImportJob> {
-	return inTransaction(db, (trx) =>
+	return inTransaction(db, async (trx) =>
 		trx
 			.insertInto("device_imports")
 			.values({
@@ -41,7 +42,7 @@ export async function createImport(
 				project_id: scope.projectId,
 				app_id: input.spaceId,
 				node_id: input.nodeId,
-				scope: JSON.stringify(scope),
+				scope: settleScope(scope, await visibleSpaceIds(trx, scope)),
 				format: input.format,
 				status: "Processing",
 				status_desc: null,

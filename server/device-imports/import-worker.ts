@@ -8,8 +8,7 @@ import {
 	setTimeout as pause,
 } from "node:timers/promises";
 import type { Updateable } from "kysely";
-import type { Scope } from "../access/permissions.ts";
-import type { Sealed } from "../access/sealed.ts";
+import { readSettledScope } from "../access/rights.ts";
 import {
 	type Clock,
 	type Db,
@@ -20,6 +19,7 @@ import type { Signal } from "../database/signal.ts";
 import { type DeviceImportRow, instant } from "../database/tables.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import { Overtaken, registerLines } from "./device-import.ts";
 import { type FilePosition, LineSplitter } from "./import-file.ts";
 import type { ImportJob } from "./import-jobs.ts";
@@ -229,7 +229,7 @@ export class ImportWorker implements AsyncDisposable {
 		batch: Batch,
 	): Promise<boolean> {
 		const { db, sealed, now } = this.#parts;
-		const scope = JSON.parse(job.scope) as Scope;
+		const scope = readSettledScope(job.scope);
 		for (;;) {
 			try {
 				const ended = await inTransaction(db, async (trx) => {

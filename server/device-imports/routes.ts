@@ -77,6 +77,12 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 				streams: true,
 			},
 			schema: {
+				operationId: "ImportDevices",
+				summary: "Register many devices from a file",
+				tags: ["Device imports"],
+				consumes: ["text/csv", "application/x-ndjson"],
+				failures: [507],
+
 				params: projectParams,
 				querystring: importDevicesQuery,
 				response: { 202: deviceImportAnswer },
@@ -126,6 +132,10 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 		{
 			config: { action: "iotda:devices:queryList", level: "List" },
 			schema: {
+				operationId: "ListDeviceImports",
+				summary: "List imports",
+				tags: ["Device imports"],
+
 				params: projectParams,
 				querystring: listDeviceImportsQuery,
 				response: { 200: deviceImportList },
@@ -146,6 +156,10 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 		{
 			config: { action: "iotda:devices:query", level: "Read" },
 			schema: {
+				operationId: "ShowDeviceImport",
+				summary: "Show how far an import is",
+				tags: ["Device imports"],
+
 				params: deviceImportParams,
 				response: { 200: deviceImportAnswer },
 			},
@@ -158,7 +172,14 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 		`${IMPORT}/refusals`,
 		{
 			config: { action: "iotda:devices:query", level: "Read" },
-			schema: { params: deviceImportParams, querystring: importRefusalsQuery },
+			schema: {
+				operationId: "ListImportRefusals",
+				summary: "Download the refused lines of an import",
+				tags: ["Device imports"],
+				produces: { 200: ["text/csv", "application/x-ndjson"] },
+				params: deviceImportParams,
+				querystring: importRefusalsQuery,
+			},
 		},
 		async (request, reply) => {
 			const job = await getImport(db, request.scope, request.params.import_id);
@@ -173,7 +194,13 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 		IMPORT,
 		{
 			config: { action: "iotda:devices:register", level: "Write" },
-			schema: { params: deviceImportParams, response: { 204: Type.Null() } },
+			schema: {
+				operationId: "DeleteDeviceImport",
+				summary: "Delete an import",
+				tags: ["Device imports"],
+				params: deviceImportParams,
+				response: { 204: Type.Null() },
+			},
 		},
 		async (request, reply) => {
 			await deleteImport(db, request.scope, request.params.import_id, now());
@@ -186,7 +213,14 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 		`${PROJECT}/devices::export`,
 		{
 			config: { action: "iotda:devices:queryList", level: "List" },
-			schema: { params: projectParams, querystring: exportDevicesQuery },
+			schema: {
+				operationId: "ExportDevices",
+				summary: "Download all devices as a file",
+				tags: ["Device imports"],
+				produces: { 200: ["text/csv", "application/x-ndjson"] },
+				params: projectParams,
+				querystring: exportDevicesQuery,
+			},
 		},
 		async (request, reply) => {
 			const { format = "csv", app_id, product_id } = request.query;

@@ -19,6 +19,7 @@ import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import type { TlsOptions } from "node:tls";
+import { networkOf } from "../access/sign-in-limits.ts";
 import type {
 	ArtifactStore,
 	OpenArtifact,
@@ -38,6 +39,8 @@ import type { DevicesConfig } from "../config.ts";
 import type { Clock } from "../database/database.ts";
 import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
+import { closeWith } from "./last-word.ts";
+import { type AttemptLimits, SignInAttempts } from "./sign-in-attempts.ts";
 
 const log = logger("downloads");
 
@@ -84,6 +87,9 @@ export interface DownloadServerOptions {
 	onUpgrade?: (request: IncomingMessage, socket: Duplex, head: Buffer) => void;
 	/** How long a device may take nothing of what waits for it. */
 	stallTimeoutMs?: number;
+	/** What a device must take of it in a second, on the whole. */
+	leastBytesPerSecond?: number;
+	limits?: Partial<AttemptLimits>;
 	/** Called, and not waited for, when the last byte of a package has been taken. */
 	onDelivered?: (delivery: DeliveredPackage) => void;
 }
@@ -93,12 +99,15 @@ const STALL_TIMEOUT_MS = 5 * 60_000;
 const REQUEST_TIMEOUT_MS = 20_000;
 const KEEP_ALIVE_TIMEOUT_MS = 15_000;
 const HEAD_LIMIT_BYTES = 8 * 1024;
+/** Said to whoever has to wait; the shortest wait is shorter, the longest longer. */
+const BLOCKED_SECONDS = 60;
 
 type Outcome =
 	| "served"
 	| "served_part"
 	| "aborted"
 	| "unauthorized"
+	| "blocked"
 	| "not_found"
 	| "bad_method"
 	| "bad_range"
@@ -117,13 +126,19 @@ export async function openDownloadServer(
 export class DownloadServer implements AsyncDisposable {
 	readonly #options: DownloadServerOptions;
 	readonly #server: Server;
-	readonly #sender = new ByteSender();
+	readonly #sender: ByteSender;
+	readonly #attempts: SignInAttempts;
 	/** Upgraded ones too, which the HTTP server itself forgets. */
 	readonly #connections = new Set<Duplex>();
 	#running = 0;
 
 	constructor(options: DownloadServerOptions) {
 		this.#options = options;
+		this.#sender = new ByteSender(
+			options.stallTimeoutMs,
+			options.leastBytesPerSecond,
+		);
+		this.#attempts = new SignInAttempts(options.limits);
 		this.#server = createServer({
 			...options.tls,
 			minVersion: "TLSv1.2",
@@ -255,8 +270,20 @@ export class DownloadServer implements AsyncDisposable {
 			});
 		}
 		if (!target) return refused("not_found", 404, "no such package");
+		// Of one subtask from one address: whoever guesses from elsewhere keeps nobody out.
+		const address = request.socket.remoteAddress ?? "";
+		const guessed = `${target.taskId}.${target.position} ${networkOf(address)}`;
+		if (!this.#attempts.mayTry(guessed, address)) {
+			return refused("blocked", 429, "too many wrong proofs", {
+				"Retry-After": BLOCKED_SECONDS,
+			});
+		}
 		const found = await this.#find(target, request.headers.authorization);
-		if (found === "unauthorized") {
+		if (found === "wrong" || found === "not_found")
+			this.#attempts.failed(guessed, address);
+		else if (typeof found === "object")
+			this.#attempts.succeeded(guessed, address);
+		if (found === "wrong" || found === "missing" || found === "over") {
 			return refused("unauthorized", 401, "missing, wrong or expired proof", {
 				"WWW-Authenticate": "Bearer",
 			});
@@ -322,22 +349,19 @@ export class DownloadServer implements AsyncDisposable {
 		return { outcome: partial ? "served_part" : "served", sentBytes };
 	}
 
+	/** `over`: the proof is right, and the upgrade it is for has ended. */
 	async #find(
 		target: DownloadTarget,
 		authorization: string | undefined,
-	): Promise<OfferedDownload | "unauthorized" | "not_found"> {
+	): Promise<OfferedDownload | "wrong" | "missing" | "over" | "not_found"> {
 		const { links, findDownload, now } = this.#options;
 		const token = /^Bearer[ \t]+([\x21-\x7e]{1,256})$/i.exec(
 			authorization ?? "",
 		)?.[1];
 		// What can be refused without the store is refused without it.
-		if (
-			target.form === "presigned"
-				? !links.isValid(target, now())
-				: token === undefined
-		) {
-			return "unauthorized";
-		}
+		if (target.form === "presigned" && !links.isValid(target, now()))
+			return "wrong";
+		if (target.form === "token" && token === undefined) return "missing";
 		const found = await findDownload(target.taskId, target.position);
 		if (!found) return "not_found";
 		switch (target.form) {
@@ -354,7 +378,7 @@ export class DownloadServer implements AsyncDisposable {
 						expiresAt: found.expiresAt,
 					})
 				) {
-					return "unauthorized";
+					return "wrong";
 				}
 				break;
 			default:
@@ -362,7 +386,7 @@ export class DownloadServer implements AsyncDisposable {
 		}
 		return found.status === "Processing" && now() < found.expiresAt
 			? found
-			: "unauthorized";
+			: "over";
 	}
 
 	/** Undefined, and an error for the operator, when the store does not hold what was offered. */
@@ -405,7 +429,8 @@ export class DownloadServer implements AsyncDisposable {
 				: error.code === "ERR_HTTP_REQUEST_TIMEOUT"
 					? 408
 					: 400;
-		socket.end(
+		closeWith(
+			socket,
 			`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
 		);
 	}

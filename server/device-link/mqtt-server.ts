@@ -17,6 +17,7 @@ import { createWebSocketStream, type WebSocket, WebSocketServer } from "ws";
 import type { DevicesConfig } from "../config.ts";
 import type { Events } from "../events.ts";
 import { type DeadlineEntry, Deadlines } from "./deadlines.ts";
+import { closeWith } from "./last-word.ts";
 import { PacketReader } from "./mqtt-packets.ts";
 import {
 	type CloseReason,
@@ -463,7 +464,8 @@ function plainHex(fingerprint: string): string {
 }
 
 function refuseUpgrade(socket: Duplex, status: string): void {
-	socket.end(
+	closeWith(
+		socket,
 		`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
 	);
 }

@@ -1,9 +1,11 @@
 /**
- * Wrong sign-ins, counted per device and per address, in memory and bounded. Guessing
- * becomes hopeless, and a device with a wrong secret cheap to answer; neither somebody
- * who guesses at a device from afar nor one bad device behind a shared address may keep
- * the rightful ones out.
+ * Wrong sign-ins, counted per device and per address, in memory and bounded. Whoever has
+ * used up his attempts waits, twice as long every time. Guessing becomes hopeless, and a
+ * device with a wrong secret cheap to answer; neither somebody who guesses at a device
+ * from afar nor one bad device behind a shared address may keep the rightful ones out.
  */
+import { Recent } from "../access/recent.ts";
+import { networkOf } from "../access/sign-in-limits.ts";
 
 export interface AttemptLimits {
 	/** Wrong sign-ins in a row of one device before it has to wait. */
@@ -14,6 +16,8 @@ export interface AttemptLimits {
 	perAddressAtAll: number;
 	/** How long until all of them are forgiven; one after the other. */
 	forgivenMs: number;
+	/** The longest that a device or an address has to wait for its next attempt. */
+	longestDelayMs: number;
 	/** Devices and addresses remembered. */
 	remembered: number;
 }
@@ -23,43 +27,41 @@ const defaults: AttemptLimits = {
 	perAddress: 200,
 	perAddressAtAll: 10_000,
 	forgivenMs: 60_000,
+	longestDelayMs: 5 * 60_000,
 	remembered: 50_000,
 };
 
 export class SignInAttempts {
 	readonly #devices: Buckets;
+	/** Of devices at their own address, counted apart from those elsewhere. */
+	readonly #atHome: Buckets;
 	readonly #addresses: Buckets;
 	readonly #crowds: Buckets;
 	/** Where each device last signed in from: it is let in from there whoever else fails. */
-	readonly #homes = new Map<string, string>();
-	readonly #remembered: number;
+	readonly #homes: Recent<string>;
 
 	constructor(limits: Partial<AttemptLimits> = {}) {
 		const all = { ...defaults, ...limits };
-		this.#remembered = all.remembered;
-		this.#devices = new Buckets(all.perDevice, all.forgivenMs, all.remembered);
-		this.#addresses = new Buckets(
-			all.perAddress,
-			all.forgivenMs,
-			all.remembered,
-		);
-		this.#crowds = new Buckets(
-			all.perAddressAtAll,
-			all.forgivenMs,
-			all.remembered,
-		);
+		this.#homes = new Recent(all.remembered);
+		this.#devices = new Buckets(all.perDevice, all);
+		this.#addresses = new Buckets(all.perAddress, all);
+		// A neighbour may guess in a device's name, and a fleet may live behind the address
+		// of one that does: the wait stays that for one attempt to be forgiven.
+		const steady = { ...all, longestDelayMs: 0 };
+		this.#atHome = new Buckets(all.perDevice, steady);
+		this.#crowds = new Buckets(all.perAddressAtAll, steady);
 	}
 
 	/** Cheap: answered before the store is asked. */
 	mayTry(deviceId: string, address: string): boolean {
 		const network = networkOf(address);
-		const atHome = this.#homes.get(deviceId) === network;
+		if (this.#homes.get(deviceId) === network)
+			return !this.#atHome.isFull(deviceId);
 		return (
-			!this.#devices.isFull(atHome ? homeKey(deviceId) : deviceId) &&
+			!this.#devices.isFull(deviceId) &&
 			// Where too much fails, whoever has not failed himself may still try: behind one
 			// address may live a fleet that comes back all at once.
-			(atHome ||
-				!this.#addresses.isFull(network) ||
+			(!this.#addresses.isFull(network) ||
 				(!this.#devices.isCounting(deviceId) && !this.#crowds.isFull(network)))
 		);
 	}
@@ -67,77 +69,69 @@ export class SignInAttempts {
 	failed(deviceId: string, address: string): void {
 		const network = networkOf(address);
 		const atHome = this.#homes.get(deviceId) === network;
-		this.#devices.add(atHome ? homeKey(deviceId) : deviceId);
+		(atHome ? this.#atHome : this.#devices).add(deviceId);
 		this.#addresses.add(network);
 		this.#crowds.add(network);
 	}
 
 	succeeded(deviceId: string, address: string): void {
-		const network = networkOf(address);
-		if (this.#homes.get(deviceId) === network) return;
-		this.#homes.delete(deviceId);
-		if (this.#homes.size >= this.#remembered) forgetOldest(this.#homes);
-		this.#homes.set(deviceId, network);
+		// Again too: whoever keeps coming stays known.
+		this.#homes.set(deviceId, networkOf(address));
 	}
 }
 
-/** Failures at a device's own address are counted apart from those elsewhere. */
-function homeKey(deviceId: string): string {
-	// No device id holds a space.
-	return `${deviceId} home`;
+/** How long a bucket must have been empty until it is as if it had never been full. */
+const STRIKES_KEPT_MS = 60 * 60_000;
+
+interface Bucket {
+	/** On the clock of `performance.now()`, milliseconds. */
+	emptyAtMs: number;
+	/** How often it has been full. */
+	strikes: number;
 }
 
-/** Counters that run empty by themselves: one number each, the time at which it is empty. */
+/** Counters that run empty by themselves, the slower the more often they have been full. */
 class Buckets {
-	readonly #emptyAt = new Map<string, number>();
+	readonly #buckets: Recent<Bucket>;
 	readonly #eachMs: number;
 	readonly #fullMs: number;
-	readonly #remembered: number;
+	readonly #longestDelayMs: number;
 
-	constructor(size: number, forgivenMs: number, remembered: number) {
-		this.#eachMs = forgivenMs / size;
-		this.#fullMs = forgivenMs - this.#eachMs;
-		this.#remembered = remembered;
+	constructor(
+		size: number,
+		limits: Pick<AttemptLimits, "forgivenMs" | "longestDelayMs" | "remembered">,
+	) {
+		this.#eachMs = limits.forgivenMs / size;
+		this.#fullMs = limits.forgivenMs - this.#eachMs;
+		this.#longestDelayMs = Math.max(limits.longestDelayMs, this.#eachMs);
+		this.#buckets = new Recent(limits.remembered);
 	}
 
 	isFull(key: string): boolean {
-		const emptyAt = this.#emptyAt.get(key);
-		if (emptyAt === undefined) return false;
-		return emptyAt - performance.now() > this.#fullMs;
+		const bucket = this.#buckets.get(key);
+		if (bucket === undefined) return false;
+		return bucket.emptyAtMs - performance.now() > this.#fullMs;
 	}
 
 	/** Whether a failure is not forgiven yet. */
 	isCounting(key: string): boolean {
-		return (this.#emptyAt.get(key) ?? 0) > performance.now();
+		return (this.#buckets.get(key)?.emptyAtMs ?? 0) > performance.now();
 	}
 
 	add(key: string): void {
-		const now = performance.now();
-		const emptyAt = Math.max(this.#emptyAt.get(key) ?? now, now);
-		// Put at the end again: the one that failed longest ago is forgotten first.
-		this.#emptyAt.delete(key);
-		if (this.#emptyAt.size >= this.#remembered) forgetOldest(this.#emptyAt);
-		this.#emptyAt.set(key, emptyAt + this.#eachMs);
+		const nowMs = performance.now();
+		const before = this.#buckets.get(key);
+		let emptyAtMs = Math.max(before?.emptyAtMs ?? nowMs, nowMs) + this.#eachMs;
+		let strikes =
+			before && nowMs - before.emptyAtMs < STRIKES_KEPT_MS ? before.strikes : 0;
+		if (emptyAtMs - nowMs > this.#fullMs) {
+			const delayMs = Math.min(
+				this.#eachMs * 2 ** strikes,
+				this.#longestDelayMs,
+			);
+			emptyAtMs = nowMs + this.#fullMs + delayMs;
+			strikes++;
+		}
+		this.#buckets.set(key, { emptyAtMs, strikes });
 	}
-}
-
-function forgetOldest(map: Map<string, unknown>): void {
-	for (const key of map.keys()) {
-		map.delete(key);
-		return;
-	}
-}
-
-/** An IPv4 address as it is; of an IPv6 address the network a customer is given, its first 64 bits. */
-export function networkOf(address: string): string {
-	const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
-	if (mapped?.[1]) return mapped[1];
-	if (!address.includes(":")) return address;
-	const [head = "", tail] = address.split("::");
-	const groups = head === "" ? [] : head.split(":");
-	if (tail !== undefined) {
-		const last = tail === "" ? [] : tail.split(":");
-		while (groups.length + last.length < 8) groups.push("0");
-	}
-	return groups.slice(0, 4).join(":");
 }

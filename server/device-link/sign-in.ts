@@ -14,10 +14,10 @@ import {
 	timingSafeEqual,
 } from "node:crypto";
 import type { CompiledQuery, Selectable } from "kysely";
-import type { Sealed } from "../access/sealed.ts";
 import type { Clock, Db } from "../database/database.ts";
 import type { DeviceRow } from "../database/tables.ts";
 import type { Events } from "../events.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import { type AttemptLimits, SignInAttempts } from "./sign-in-attempts.ts";
 
 /** The certificate a device proved to own in the TLS handshake. */
@@ -303,6 +303,10 @@ function isFingerprint(
 	registered: string | null,
 	{ sha1, sha256 }: DeviceCertificate,
 ): boolean {
-	const wanted = registered?.toLowerCase();
-	return wanted === sha1 || wanted === sha256;
+	if (registered === null) return false;
+	const wanted = registered.toLowerCase();
+	return (
+		equalText(Buffer.from(sha1), wanted) ||
+		equalText(Buffer.from(sha256), wanted)
+	);
 }

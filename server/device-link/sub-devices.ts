@@ -15,7 +15,6 @@ import type {
 	SubDeviceStatusResponseParas,
 } from "../../wire/device-messages.ts";
 import type { createDevice as createDeviceBody } from "../../wire/devices.ts";
-import type { Sealed } from "../access/sealed.ts";
 import type { Clock, Db } from "../database/database.ts";
 import {
 	beginListAfter,
@@ -42,6 +41,7 @@ import {
 import { readNewDevice } from "../devices/new-device.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import { logger } from "../log.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import type { DeviceReport } from "../upgrade-tasks/exchanges.ts";
 import {
 	CHANGES_LIMIT,

@@ -1,8 +1,8 @@
 /** What a device proves itself with: a secret, or the fingerprint of a certificate. */
 import type { Selectable } from "kysely";
-import type { Sealed } from "../access/sealed.ts";
 import { randomHex } from "../database/ids.ts";
 import type { Bit, DeviceRow } from "../database/tables.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 
 export type AuthType = DeviceRow["auth_type"];
 /** A device has two secrets, so that one can be changed while the other still works. */

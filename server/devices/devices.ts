@@ -7,7 +7,6 @@ import {
 	type Updateable,
 } from "kysely";
 import type { Scope } from "../access/permissions.ts";
-import type { Sealed } from "../access/sealed.ts";
 import {
 	type Db,
 	inTransaction,
@@ -33,6 +32,7 @@ import {
 	type ResourceSpace,
 	visibleSpaceIds,
 } from "../resource-spaces/resource-spaces.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import { type ChildChange, countChange, rememberDeletion } from "./children.ts";
 import {
 	credentialColumns,

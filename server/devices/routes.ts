@@ -23,11 +23,11 @@ import {
 	withoutAbsent,
 } from "../../wire/envelope.ts";
 import type { Http } from "../access/route.ts";
-import type { Sealed } from "../access/sealed.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { readPage } from "../database/paging.ts";
 import { fromInstant, optionalInstant } from "../database/tables.ts";
 import { ApiError, errors } from "../errors.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import type { ChildChange } from "./children.ts";
 import { readSecrets } from "./device-credentials.ts";
 import { findTags, type Tag } from "./device-tags.ts";
@@ -83,6 +83,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		{
 			config: { action: "iotda:devices:register", level: "Write" },
 			schema: {
+				operationId: "AddDevice",
+				summary: "Register a device",
+				tags: ["Devices"],
+
 				params: projectParams,
 				body: createDeviceBody,
 				response: { 201: deviceAnswer },
@@ -107,6 +111,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		{
 			config: { action: "iotda:devices:queryList", level: "List" },
 			schema: {
+				operationId: "ListDevices",
+				summary: "List devices",
+				tags: ["Devices"],
+
 				params: projectParams,
 				querystring: listDevicesQuery,
 				response: { 200: deviceList },
@@ -136,7 +144,13 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		`${DEVICES}/:device_id`,
 		{
 			config: { action: "iotda:devices:query", level: "Read" },
-			schema: { params: deviceParams, response: { 200: deviceAnswer } },
+			schema: {
+				operationId: "ShowDevice",
+				summary: "Show a device",
+				tags: ["Devices"],
+				params: deviceParams,
+				response: { 200: deviceAnswer },
+			},
 		},
 		async (request) =>
 			answer(await getDevice(db, request.scope, request.params.device_id)),
@@ -147,6 +161,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		{
 			config: { action: "iotda:devices:modify", level: "Write" },
 			schema: {
+				operationId: "UpdateDevice",
+				summary: "Update a device",
+				tags: ["Devices"],
+
 				params: deviceParams,
 				body: updateDeviceBody,
 				response: { 200: deviceAnswer },
@@ -179,7 +197,12 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		`${DEVICES}/:device_id`,
 		{
 			config: { action: "iotda:devices:delete", level: "Write" },
-			schema: { params: deviceParams },
+			schema: {
+				operationId: "DeleteDevice",
+				summary: "Delete a device",
+				tags: ["Devices"],
+				params: deviceParams,
+			},
 		},
 		async (request, reply) => {
 			const { device_id } = request.params;
@@ -201,6 +224,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		{
 			config: { action: "iotda:devices:resetSecret", level: "Write" },
 			schema: {
+				operationId: "ResetDeviceSecret",
+				summary: "Give a device a new secret",
+				tags: ["Devices"],
+
 				params: deviceParams,
 				querystring: deviceActionQuery,
 				body: resetSecretBody,
@@ -228,7 +255,12 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		`${DEVICES}/:device_id/freeze`,
 		{
 			config: { action: "iotda:devices:freeze", level: "Write" },
-			schema: { params: deviceParams },
+			schema: {
+				operationId: "FreezeDevice",
+				summary: "Freeze a device",
+				tags: ["Devices"],
+				params: deviceParams,
+			},
 		},
 		async (request, reply) => {
 			const { device_id } = request.params;
@@ -242,7 +274,12 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		`${DEVICES}/:device_id/unfreeze`,
 		{
 			config: { action: "iotda:devices:unfreeze", level: "Write" },
-			schema: { params: deviceParams },
+			schema: {
+				operationId: "UnfreezeDevice",
+				summary: "Unfreeze a device",
+				tags: ["Devices"],
+				params: deviceParams,
+			},
 		},
 		async (request, reply) => {
 			await unfreezeDevice(db, request.scope, request.params.device_id);
@@ -254,7 +291,13 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		OTA_PROFILE,
 		{
 			config: { action: "iotda:devices:query", level: "Read" },
-			schema: { params: deviceParams, response: { 200: deviceOtaProfile } },
+			schema: {
+				operationId: "ShowDeviceOtaProfile",
+				summary: "Show how a device takes module upgrades",
+				tags: ["Devices"],
+				params: deviceParams,
+				response: { 200: deviceOtaProfile },
+			},
 		},
 		async (request) =>
 			profileOf(await getDevice(db, request.scope, request.params.device_id)),
@@ -265,6 +308,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 		{
 			config: { action: "iotda:devices:modify", level: "Write" },
 			schema: {
+				operationId: "UpdateDeviceOtaProfile",
+				summary: "Change how a device takes module upgrades",
+				tags: ["Devices"],
+
 				params: deviceParams,
 				body: updateDeviceOtaProfile,
 				response: { 200: deviceOtaProfile },

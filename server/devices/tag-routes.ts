@@ -23,6 +23,10 @@ export function tagRoutes(http: Http, { db }: { db: Db }): void {
 		{
 			config: { action: "iotda:tags:bind", level: "Tagging" },
 			schema: {
+				operationId: "TagDevice",
+				summary: "Bind tags to a device",
+				tags: ["Tags"],
+
 				params: projectParams,
 				body: bindTagsBody,
 				response: { 200: Type.Null() },
@@ -30,9 +34,12 @@ export function tagRoutes(http: Http, { db }: { db: Db }): void {
 		},
 		async (request, reply) => {
 			const { resource_id, tags } = request.body;
+			const requestTags = Object.fromEntries(
+				tags.map(({ tag_key, tag_value }) => [tag_key, tag_value ?? ""]),
+			);
 			await bindTags(
 				db,
-				request.scope,
+				{ ...request.scope, requestTags },
 				resource_id,
 				tags.map(({ tag_key, tag_value }) => ({
 					key: tag_key,
@@ -48,6 +55,10 @@ export function tagRoutes(http: Http, { db }: { db: Db }): void {
 		{
 			config: { action: "iotda:tags:unbind", level: "Tagging" },
 			schema: {
+				operationId: "UntagDevice",
+				summary: "Unbind tags from a device",
+				tags: ["Tags"],
+
 				params: projectParams,
 				body: unbindTagsBody,
 				response: { 200: Type.Null() },
@@ -65,6 +76,10 @@ export function tagRoutes(http: Http, { db }: { db: Db }): void {
 		{
 			config: { action: "iotda:tags:queryResourceList", level: "List" },
 			schema: {
+				operationId: "ListResourcesByTags",
+				summary: "List devices by tags",
+				tags: ["Tags"],
+
 				params: projectParams,
 				querystring: queryTaggedPage,
 				body: queryTagged,

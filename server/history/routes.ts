@@ -62,6 +62,10 @@ export function historyRoutes(http: Http, parts: HistoryRouteParts): void {
 		{
 			config: { action: "iotda:devices:query", level: "Read" },
 			schema: {
+				operationId: "ListDeviceEvents",
+				summary: "List what happened to a device",
+				tags: ["History"],
+
 				params: deviceParams,
 				querystring: listDeviceEventsQuery,
 				response: { 200: deviceEventList },
@@ -87,7 +91,15 @@ export function historyRoutes(http: Http, parts: HistoryRouteParts): void {
 		EVENTS,
 		{
 			config: { action: "iotda:batchtasks:query", level: "Read" },
-			schema: { params: projectParams, querystring: watchQuery },
+			schema: {
+				operationId: "WatchEvents",
+				summary: "Watch devices and tasks as events",
+				tags: ["History"],
+				produces: { 200: ["text/event-stream"] },
+				failures: [503],
+				params: projectParams,
+				querystring: watchQuery,
+			},
 		},
 		async (request, reply) => {
 			const { scope } = request;
@@ -107,6 +119,7 @@ export function historyRoutes(http: Http, parts: HistoryRouteParts): void {
 				{
 					watch: { projectId: scope.projectId, taskId },
 					after,
+					accessVersion: request.caller.accessVersion,
 					textOf: (told) =>
 						isFor(told.kind === "entry" ? told.entry : told.task)
 							? textOf(told)

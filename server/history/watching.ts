@@ -1,11 +1,13 @@
 /**
  * Those who watch: how many, for how long, and what each is sent.
  *
- * A stream lasts a quarter of an hour at the most. Its client comes back by itself, goes
- * on where it was, and proves anew who it is: a key that was taken away, or a token that
- * ran out, watches no longer than that.
+ * A stream lasts a quarter of an hour at the most, and ends as soon as anybody's rights
+ * change. Its client comes back by itself, goes on where it was, and proves anew who it
+ * is: a key that was taken away watches for some seconds more, a token that ran out no
+ * longer than the stream.
  */
 import type { ServerResponse } from "node:http";
+import { readAccessVersion } from "../access/access-version.ts";
 import type { Db } from "../database/database.ts";
 import type { Position } from "../database/follow.ts";
 import { ApiError, errors } from "../errors.ts";
@@ -26,6 +28,8 @@ export interface WatchLimits {
 	stallMs: number;
 	/** How long a stream lasts. */
 	lifeMs: number;
+	/** How often is asked whether rights have changed. */
+	rightsMs: number;
 }
 
 export const watchLimits: WatchLimits = {
@@ -33,12 +37,15 @@ export const watchLimits: WatchLimits = {
 	quietMs: 15_000,
 	stallMs: 30_000,
 	lifeMs: 15 * 60_000,
+	rightsMs: 2_000,
 };
 
 export interface Watcher {
 	watch: Watch;
 	/** Where to go on; undefined: from now on. */
 	after: Position | undefined;
+	/** The number in `access_version` under which he was let in. */
+	accessVersion: number;
 	/** What was told as an event; undefined: not for this caller. */
 	textOf: (told: Told) => string | undefined;
 }
@@ -48,8 +55,12 @@ export class Watching implements AsyncDisposable {
 	readonly #events: Events;
 	readonly #limits: WatchLimits;
 	readonly #tail: HistoryTail;
-	readonly #streams = new Map<AbortController, Promise<void>>();
+	readonly #streams = new Map<
+		AbortController,
+		{ running: Promise<void>; accessVersion: number }
+	>();
 	#closed = false;
+	#rightsTimer: NodeJS.Timeout | undefined;
 
 	constructor(parts: {
 		db: Db;
@@ -87,7 +98,14 @@ export class Watching implements AsyncDisposable {
 			});
 		const closing = new AbortController();
 		const running = Promise.withResolvers<void>();
-		this.#streams.set(closing, running.promise);
+		this.#streams.set(closing, {
+			running: running.promise,
+			accessVersion: watcher.accessVersion,
+		});
+		this.#rightsTimer ??= setInterval(
+			() => void this.#endWhenRightsChange(),
+			this.#limits.rightsMs,
+		).unref();
 		const close = () => closing.abort();
 		response.on("close", close);
 		const timer = setTimeout(close, this.#lifeMs());
@@ -98,14 +116,33 @@ export class Watching implements AsyncDisposable {
 			response.off("close", close);
 			this.#streams.delete(closing);
 			running.resolve();
+			if (this.#streams.size === 0) {
+				clearInterval(this.#rightsTimer);
+				this.#rightsTimer = undefined;
+			}
 		}
+	}
+
+	/** Whose rights changed is not asked: to come back costs a client next to nothing. */
+	async #endWhenRightsChange(): Promise<void> {
+		let version: number;
+		try {
+			version = await readAccessVersion(this.#db);
+		} catch (error) {
+			log.error({ err: error }, "whether rights have changed cannot be read");
+			return;
+		}
+		for (const [closing, { accessVersion }] of this.#streams)
+			if (accessVersion !== version) closing.abort();
 	}
 
 	/** Ends every stream, and lets no other begin. */
 	async end(): Promise<void> {
 		this.#closed = true;
 		for (const closing of this.#streams.keys()) closing.abort();
-		await Promise.all(this.#streams.values());
+		await Promise.all(
+			[...this.#streams.values()].map(({ running }) => running),
+		);
 	}
 
 	async [Symbol.asyncDispose](): Promise<void> {

@@ -9,26 +9,37 @@ import type {
 	FastifyReply,
 	FastifyRequest,
 } from "fastify";
-import { findKeyHolder, type SigningKeys } from "../access/access-keys.ts";
+import {
+	asAccessKey,
+	findKeyHolder,
+	type SigningKeys,
+} from "../access/access-keys.ts";
 import type { Caller } from "../access/accounts.ts";
-import { requireAction } from "../access/permissions.ts";
+import type { KeyUses } from "../access/key-uses.ts";
+import { everything, requireAction } from "../access/permissions.ts";
 import {
 	type RequestSignature,
 	readSignature,
 	SignatureFault,
 	verifySignature,
 } from "../access/request-signature.ts";
+import type { RightsKeeper } from "../access/rights.ts";
+import type { ProofLimits } from "../access/sign-in-limits.ts";
 import { findTokenHolder } from "../access/tokens.ts";
 import type { Config } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import type { Events } from "../events.ts";
+import { beginProof } from "./proof-attempts.ts";
 import { askForBody, hasBody, readBody } from "./read-body.ts";
 
 export interface AuthenticateParts {
 	config: Pick<Config, "http" | "regions" | "instanceId">;
 	db: Db;
 	keys: SigningKeys;
+	rights: RightsKeeper;
+	keyUses: KeyUses;
+	proofLimits: ProofLimits;
 	now: Clock;
 	events: Events;
 }
@@ -36,15 +47,22 @@ export interface AuthenticateParts {
 type RouteConfig = FastifyContextConfig;
 
 /** A refusal with status 401: `reason` goes into the log, `detail` to the caller. */
-class Refusal extends Error {
+export class Refusal extends Error {
 	override name = "Refusal";
 	readonly detail: string;
 	readonly accessKey: string | undefined;
+	/** Whether what was shown was found wrong, and not only malformed or over. */
+	readonly isWrong: boolean;
 
-	constructor(reason: string, detail: string, accessKey?: string) {
+	constructor(
+		reason: string,
+		detail: string,
+		{ accessKey, isWrong }: { accessKey?: string; isWrong: boolean },
+	) {
 		super(reason);
 		this.detail = detail;
 		this.accessKey = accessKey;
+		this.isWrong = isWrong;
 	}
 }
 
@@ -52,6 +70,8 @@ const UNSIGNED = "UNSIGNED-PAYLOAD";
 const BAD_SIGNATURE = "verify aksk signature fail";
 /** Whatever else the path holds is no project, and nothing to ask a store for. */
 const PROJECT_ID = /^[A-Za-z0-9_-]{1,64}$/;
+/** What is open to somebody who has yet to choose a password of his own. */
+const OWN_AFFAIRS = "/otaru/v1/access/me";
 const EMPTY_SHA256 = hash("sha256", "");
 
 /**
@@ -74,6 +94,7 @@ export async function authenticate(
 		askForBody(request.raw, reply.raw);
 		return undefined;
 	};
+	const attempt = beginProof(parts.proofLimits, request, reply, parts.events);
 	let proven: Proven;
 	try {
 		proven = isByToken(request)
@@ -81,25 +102,30 @@ export async function authenticate(
 			: await bySignature(parts, request, route, projectId, takeBody);
 	} catch (error) {
 		if (!(error instanceof Refusal)) throw error;
+		if (error.isWrong) attempt?.failed();
 		parts.events.happened(
 			"sign_in_refused",
 			{},
 			{
 				reason: error.message,
-				accessKey: error.accessKey,
+				accessKey: asAccessKey(error.accessKey),
 				address: request.ip,
 				requestId: request.id,
 			},
 			"warn",
 		);
-		throw new ApiError(errors.unauthenticated, { detail: error.detail });
+		throw new ApiError(errors.unauthenticated, {
+			detail: error.detail,
+			cause: error,
+		});
 	}
+	attempt?.succeeded();
 	request.caller = proven.caller;
 	request.expectedSha256 =
 		proven.declaredHash === UNSIGNED
 			? undefined
 			: proven.declaredHash?.toLowerCase();
-	authorize(parts, request, route, projectId, proven.hasProject);
+	await authorize(parts, request, route, projectId, proven.hasProject);
 	return proven.body;
 }
 
@@ -133,11 +159,15 @@ async function byToken(
 		throw new Refusal(
 			"neither signature nor token",
 			"the request has neither a signature nor X-Auth-Token",
+			{ isWrong: false },
 		);
 	const holder = await findTokenHolder(parts.db, token);
-	if (!holder) throw new Refusal("unknown token", "decrypt token fail");
+	if (!holder)
+		throw new Refusal("unknown token", "decrypt token fail", { isWrong: true });
 	if (holder.expiresAt <= parts.now())
-		throw new Refusal("expired token", "The token must be updated");
+		throw new Refusal("expired token", "The token must be updated", {
+			isWrong: false,
+		});
 	const declaredHash = declaredHashOf(request);
 	if (declaredHash === "malformed")
 		throw invalidInput(
@@ -165,7 +195,8 @@ async function bySignature(
 		projectId,
 	);
 	const fail = (reason: string, detail = BAD_SIGNATURE): never => {
-		throw new Refusal(reason, detail, signature.accessKey);
+		const { accessKey } = signature;
+		throw new Refusal(reason, detail, { accessKey, isWrong: true });
 	};
 	const check = (...payloadHashes: string[]) => {
 		const { method, headers, raw } = request;
@@ -180,6 +211,12 @@ async function bySignature(
 	};
 	const declaredHash = declaredHashOf(request);
 	if (declaredHash === "malformed") fail("X-Sdk-Content-Sha256 is malformed");
+	// The Python SDK declares UNSIGNED-PAYLOAD for a call of another content type without
+	// a body, and signs the hash of nothing all the same.
+	const checkDeclared = (isEmpty: boolean, bodyHash: string) =>
+		declaredHash === UNSIGNED && isEmpty
+			? check(UNSIGNED, EMPTY_SHA256)
+			: check(declaredHash ?? bodyHash);
 	if (route.streams) {
 		if (declaredHash === undefined && hasBody(request.raw))
 			// The signature covers the hash, which would be known only after the upload.
@@ -187,7 +224,8 @@ async function bySignature(
 				"X-Sdk-Content-Sha256",
 				"must be given with an upload: the SHA-256 of its body, or UNSIGNED-PAYLOAD",
 			);
-		check(declaredHash ?? EMPTY_SHA256);
+		checkDeclared(!hasBody(request.raw), EMPTY_SHA256);
+		parts.keyUses.note(signature.accessKey);
 		return { caller, hasProject, declaredHash, body: await takeBody() };
 	}
 	const body = await takeBody();
@@ -198,10 +236,8 @@ async function bySignature(
 		declaredHash.toLowerCase() !== bodyHash
 	)
 		fail("X-Sdk-Content-Sha256 does not fit the body");
-	// The Python SDK declares UNSIGNED-PAYLOAD for a call of another content type without
-	// a body, and signs the hash of nothing all the same.
-	if (declaredHash === UNSIGNED && !body?.length) check(UNSIGNED, EMPTY_SHA256);
-	else check(declaredHash ?? bodyHash);
+	checkDeclared(!body?.length, bodyHash);
+	parts.keyUses.note(signature.accessKey);
 	return { caller, hasProject, declaredHash, body };
 }
 
@@ -239,6 +275,7 @@ async function signerOf(
 			error.unsupported
 				? "the algorithm is not supported, use SDK-HMAC-SHA256 or V11-HMAC-SHA256"
 				: BAD_SIGNATURE,
+			{ isWrong: false },
 		);
 	}
 	const holder = await findKeyHolder(
@@ -249,11 +286,10 @@ async function signerOf(
 			: undefined,
 	);
 	if (!holder)
-		throw new Refusal(
-			"unknown access key",
-			BAD_SIGNATURE,
-			signature.accessKey.slice(0, 64),
-		);
+		throw new Refusal("unknown access key", BAD_SIGNATURE, {
+			accessKey: signature.accessKey.slice(0, 64),
+			isWrong: true,
+		});
 	const { secretSealed, hasProject, ...caller } = holder;
 	return {
 		caller,
@@ -264,16 +300,18 @@ async function signerOf(
 }
 
 /** @param hasProject whether the project of the path, if there is one, is the caller's. */
-function authorize(
+async function authorize(
 	parts: AuthenticateParts,
 	request: FastifyRequest,
 	route: RouteConfig,
 	projectId: string | undefined,
 	hasProject: boolean,
-): void {
+): Promise<void> {
 	const { caller, headers } = request;
-	if (route.action === undefined)
-		throw new Error(`${request.method} ${request.url} declares no action.`);
+	if (route.action === undefined || route.level === undefined)
+		throw new Error(
+			`${request.method} ${request.url} declares no action and level.`,
+		);
 	const { instanceId } = parts.config;
 	if (projectId !== undefined) {
 		if (!hasProject)
@@ -302,6 +340,29 @@ function authorize(
 		projectId: projectId ?? "",
 		isAdministrator: caller.isAdministrator,
 		action: route.action,
+		level: route.level,
+		rights: caller.isAdministrator
+			? everything()
+			: await parts.rights.rightsOf(
+					caller,
+					caller.accessVersion,
+					projectId ?? "",
+					{
+						userName: caller.userName,
+						userId: caller.userId,
+						accountName: caller.accountName,
+						sourceIp: request.ip,
+						now: parts.now(),
+						secureTransport: request.protocol === "https",
+					},
+				),
+		// They are in the body, which is not read as JSON yet.
+		...(route.level === "Tagging" && { requestTags: "unknown" }),
 	};
-	requireAction(request.scope, route.action);
+	if (
+		caller.mustChangePassword &&
+		!request.routeOptions.url?.startsWith(OWN_AFFAIRS)
+	)
+		throw new ApiError(errors.passwordMustChange);
+	if (!route.everyone) requireAction(request.scope, route.concerns ?? "any");
 }

@@ -14,12 +14,30 @@ import Fastify, {
 	type FastifyServerOptions,
 } from "fastify";
 import { sql } from "kysely";
+import { Type } from "typebox";
 import { SigningKeys } from "../access/access-keys.ts";
+import { grantRoutes } from "../access/grant-routes.ts";
+import { KeyUses } from "../access/key-uses.ts";
+import { managementRoutes } from "../access/management-routes.ts";
+import {
+	type MasterKeyRouteParts,
+	masterKeyRoutes,
+} from "../access/master-key-routes.ts";
 import type { AccessLevel, Action } from "../access/permissions.ts";
+import { RightsKeeper } from "../access/rights.ts";
 import type { Http } from "../access/route.ts";
 import { accessRoutes } from "../access/routes.ts";
-import type { Sealed } from "../access/sealed.ts";
+import { ProofLimits } from "../access/sign-in-limits.ts";
+import type { KnownAction } from "../access/simulation.ts";
+import {
+	type SimulationRouteParts,
+	simulationRoutes,
+} from "../access/simulation-routes.ts";
+import type { DescribedRoute } from "../api-description/openapi.ts";
+import { explorerRoutes } from "../api-description/routes.ts";
 import { objectRoutes } from "../artifacts/routes.ts";
+import type { AuditLog } from "../audit/audit-log.ts";
+import { type AuditRouteParts, auditRoutes } from "../audit/routes.ts";
 import { type Config, ConfigError } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { deviceGroupRoutes } from "../device-groups/routes.ts";
@@ -27,6 +45,7 @@ import { deviceImportRoutes } from "../device-imports/routes.ts";
 import { getDevice } from "../devices/devices.ts";
 import { deviceRoutes } from "../devices/routes.ts";
 import { tagRoutes } from "../devices/tag-routes.ts";
+import { asApiError, errorAnswer } from "../error-body.ts";
 import { ApiError, errors } from "../errors.ts";
 import type { Events } from "../events.ts";
 import { historyRoutes } from "../history/routes.ts";
@@ -36,11 +55,15 @@ import { packageRoutes } from "../packages/routes.ts";
 import { productRoutes } from "../products/routes.ts";
 import { getResourceSpace } from "../resource-spaces/resource-spaces.ts";
 import { resourceSpaceRoutes } from "../resource-spaces/routes.ts";
+import type { Sealed } from "../secrets/sealed.ts";
 import { upgradeTaskRoutes } from "../upgrade-tasks/routes.ts";
+import { auditRequests } from "./audit-requests.ts";
 import { authenticate } from "./authenticate.ts";
-import { asApiError, errorAnswer } from "./error-body.ts";
+import { limitConnections } from "./connection-limits.ts";
+import { crossOrigin } from "./cross-origin.ts";
 import { drain, expectsContinue, readBody } from "./read-body.ts";
 import { readJson } from "./read-json.ts";
+import { RequestRates } from "./request-rate.ts";
 import { answerSerializer, partChecker } from "./schemas.ts";
 
 const log = logger("http");
@@ -56,19 +79,38 @@ type RouteParts = Parameters<typeof resourceSpaceRoutes>[1] &
 	Parameters<typeof packageRoutes>[1] &
 	Parameters<typeof upgradeTaskRoutes>[1] &
 	Parameters<typeof objectRoutes>[1] &
+	MasterKeyRouteParts &
 	Pick<Parameters<typeof historyRoutes>[1], "watching">;
+
+/** What is made here, out of the above. */
+type MadeParts = Pick<SimulationRouteParts, "rights" | "actions"> & {
+	proofLimits: ProofLimits;
+};
 
 export type HttpParts = RouteParts & {
 	db: Db;
 	sealed: Sealed;
 	events: Events;
 	now: Clock;
+	audit: AuditLog;
+	/** Of the chain of the audit trail. */
+	auditKey: AuditRouteParts["auditKey"];
 	/** Whether everything else of this process is up; the store is asked besides. */
 	isReady: () => boolean;
+	httpTimes?: Partial<HttpTimes>;
 };
 
-function registerRoutes(http: Http, config: Config, parts: HttpParts): void {
+function registerRoutes(
+	http: Http,
+	config: Config,
+	parts: HttpParts & MadeParts,
+): void {
 	accessRoutes(http, { ...parts, config });
+	managementRoutes(http, { ...parts, config });
+	grantRoutes(http, parts);
+	simulationRoutes(http, parts);
+	masterKeyRoutes(http, parts);
+	auditRoutes(http, parts);
 	resourceSpaceRoutes(http, parts);
 	productRoutes(http, parts);
 	deviceRoutes(http, parts);
@@ -84,10 +126,7 @@ function registerRoutes(http: Http, config: Config, parts: HttpParts): void {
 }
 
 /** A route as it declared itself. */
-export interface DeclaredRoute {
-	method: string;
-	path: string;
-	open: boolean;
+export interface DeclaredRoute extends DescribedRoute {
 	action: Action | undefined;
 	level: AccessLevel | undefined;
 }
@@ -101,26 +140,77 @@ export interface HttpServer extends AsyncDisposable {
 
 /** From strangers no more is read than a sign-in may need. */
 const OPEN_BODY_LIMIT_BYTES = 64 * 1024;
-const HEADERS_TIMEOUT_MS = 20_000;
-const SILENCE_TIMEOUT_MS = 60_000;
+/** Far more than any client has, and few enough to look at each. */
+const HEADERS_LIMIT = 200;
+const HEAD_LIMIT_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 72_000;
+
+/** How long the management listener waits for its clients; a test does not wait that long. */
+export interface HttpTimes {
+	/** From the connection, or the answer before, to the end of a request's headers. */
+	headersMs: number;
+	/** The same for TLS. */
+	handshakeMs: number;
+	/** Neither side has said anything, or the client has taken nothing of an answer. */
+	silenceMs: number;
+	/** How often the first is looked at. */
+	lookMs: number;
+}
+
+const httpTimes: HttpTimes = {
+	headersMs: 20_000,
+	handshakeMs: 20_000,
+	silenceMs: 60_000,
+	lookMs: 5_000,
+};
 
 export async function createHttpServer(
 	config: Config,
 	parts: HttpParts,
 ): Promise<HttpServer> {
-	const http = openFastify(config);
+	const http = openFastify(config, { ...httpTimes, ...parts.httpTimes });
+	limitConnections(
+		http.server,
+		{
+			total: config.http.maxConnections,
+			perAddress: config.http.connectionsPerAddress,
+			trustedProxies: config.http.trustedProxies,
+		},
+		parts.events,
+	);
+	const rates = new RequestRates(config.http.requestsPerSecond);
 	const routes: DeclaredRoute[] = [];
 	const keys = new SigningKeys(parts.sealed);
+	const rights = new RightsKeeper(parts.db, config);
+	const keyUses = new KeyUses(parts);
+	const proofLimits = new ProofLimits(parts.now);
+	const actions = new Map<Action, KnownAction>();
 	const { events } = parts;
 
-	http.addHook("onRoute", ({ method, url, config: declared }) => {
-		const { open = false, action, level } = declared ?? {};
+	http.addHook("onRoute", ({ method, url, config: declared, schema }) => {
+		const { open = false, action, level, concerns } = declared ?? {};
+		const { everyone = false } = declared ?? {};
 		const named = `${method} ${url}`;
 		if (!open && (action === undefined || level === undefined))
 			throw new Error(`${named} declares no action and level.`);
+		const { hide, operationId, summary, tags } = schema ?? {};
+		if (!hide && !(operationId && summary && tags))
+			throw new Error(`${named} declares no operationId, summary and tags.`);
+		const known = action && actions.get(action);
+		if (
+			known &&
+			(known.concerns !== concerns || known.everyone !== (everyone ?? false))
+		)
+			throw new Error(
+				`${named} declares ${action} otherwise than another route.`,
+			);
+		if (action !== undefined && level !== undefined)
+			actions.set(action, { level, concerns, everyone });
 		for (const one of [method].flat())
-			routes.push({ method: one, path: url, open, action, level });
+			routes.push({
+				...{ method: one, path: url, schema },
+				...{ open, action, level, concerns, everyone },
+			});
 	});
 
 	// Bodies are read and parsed below, where the bytes are still those that were signed.
@@ -138,12 +228,24 @@ export async function createHttpServer(
 		if (config.http.tls)
 			reply.header("strict-transport-security", "max-age=31536000");
 		reply.header("x-request-id", request.id);
+		if (request.raw.rawHeaders.length > 2 * HEADERS_LIMIT)
+			throw new ApiError(errors.invalidFormat, {
+				detail: `A request may have at most ${HEADERS_LIMIT} headers.`,
+			});
+		if (crossOrigin(config.http.corsOrigins, request, reply))
+			return reply.code(204).send();
 		if (request.is404 || hasEmptyName(request.params))
 			throw new ApiError(errors.noSuchApi);
 		const route = request.routeOptions.config;
 		const bytes = route.open
 			? await readBody(request.raw, reply.raw, OPEN_BODY_LIMIT_BYTES)
-			: await authenticate({ ...parts, config, keys }, request, reply, route);
+			: await authenticate(
+					{ ...parts, config, keys, rights, keyUses, proofLimits },
+					request,
+					reply,
+					route,
+				);
+		if (!route.open) rates.take(request.scope, reply);
 		// The body of a GET counts for the signature only: an official SDK sends one.
 		if (bytes === undefined || /^(GET|HEAD)$/.test(request.method)) return;
 		const json = readJson(bytes);
@@ -157,6 +259,8 @@ export async function createHttpServer(
 			reply.header("content-type", "application/json");
 		return payload;
 	});
+
+	auditRequests(http, parts);
 
 	http.addHook("onResponse", async (request, reply) => {
 		events.happened("http_answers", { status: String(reply.statusCode) });
@@ -191,7 +295,8 @@ export async function createHttpServer(
 			.send(body);
 	});
 
-	registerRoutes(http, config, parts);
+	explorerRoutes(http, routes);
+	registerRoutes(http, config, { ...parts, rights, proofLimits, actions });
 	await http.ready();
 
 	return {
@@ -209,6 +314,7 @@ export async function createHttpServer(
 				await http.close();
 			} finally {
 				clearInterval(timer);
+				await keyUses[Symbol.asyncDispose]();
 			}
 		},
 	};
@@ -236,7 +342,7 @@ const STANDING_HEADERS = {
 	"x-frame-options": "DENY",
 };
 
-function openFastify(config: Config): Http {
+function openFastify(config: Config, times: HttpTimes): Http {
 	const { tls, trustedProxies } = config.http;
 	const options: FastifyServerOptions = {
 		logger: false,
@@ -248,13 +354,14 @@ function openFastify(config: Config): Http {
 		frameworkErrors: answerFrameworkError,
 		clientErrorHandler: answerMalformedHttp,
 		// Uploads may take hours, so a whole request has no limit; silence has.
-		connectionTimeout: SILENCE_TIMEOUT_MS,
+		connectionTimeout: times.silenceMs,
 		keepAliveTimeout: KEEP_ALIVE_MS,
 		requestTimeout: 0,
 	};
 	const sockets = {
-		headersTimeout: HEADERS_TIMEOUT_MS,
-		connectionsCheckingInterval: 5_000,
+		headersTimeout: times.headersMs,
+		connectionsCheckingInterval: times.lookMs,
+		maxHeaderSize: HEAD_LIMIT_BYTES,
 	};
 	let app: FastifyInstance;
 	try {
@@ -265,6 +372,7 @@ function openFastify(config: Config): Http {
 						cert: readFileSync(tls.certFile),
 						key: readFileSync(tls.keyFile),
 						minVersion: "TLSv1.2",
+						handshakeTimeout: times.handshakeMs,
 					},
 				}
 			: { http: sockets };
@@ -320,7 +428,14 @@ function answerMalformedHttp(
 	fault: Error & { code?: string },
 	socket: Socket,
 ): void {
-	if (fault.code === "ECONNRESET" || !socket.writable || socket.destroyed) {
+	// Where the handshake is not through nothing can be said, nor will it ever be said.
+	const isTls = /^ERR_(SSL|TLS)_/.test(fault.code ?? "");
+	if (
+		isTls ||
+		fault.code === "ECONNRESET" ||
+		!socket.writable ||
+		socket.destroyed
+	) {
 		socket.destroy();
 		return;
 	}
@@ -342,10 +457,26 @@ function answerMalformedHttp(
 
 /** For operators and load balancers; open, like the port they are on. */
 function operatorRoutes(http: Http, { db, events, isReady }: HttpParts): void {
-	http.get("/health/live", { config: { open: true } }, async () => ({
+	const tags = ["Operation"];
+	const config = { open: true } as const;
+	const status = Type.Object({ status: Type.String() });
+	const live = {
+		operationId: "ShowLiveness",
+		summary: "Show whether the server runs",
+		tags,
+		response: { 200: status },
+	};
+	http.get("/health/live", { config, schema: live }, async () => ({
 		status: "live",
 	}));
-	http.get("/health/ready", { config: { open: true } }, async () => {
+	const ready = {
+		operationId: "ShowReadiness",
+		summary: "Show whether the server takes calls",
+		tags,
+		response: { 200: status },
+		failures: [503],
+	};
+	http.get("/health/ready", { config, schema: ready }, async () => {
 		if (!isReady()) throw new ApiError(errors.notReady);
 		let timer: NodeJS.Timeout | undefined;
 		const tooLate = new Promise<never>((_resolve, reject) => {
@@ -363,7 +494,13 @@ function operatorRoutes(http: Http, { db, events, isReady }: HttpParts): void {
 		}
 		return { status: "ready" };
 	});
-	http.get("/metrics", { config: { open: true } }, async (_request, reply) =>
+	const metrics = {
+		operationId: "ShowMetrics",
+		summary: "Show the server's metrics, in the form of Prometheus",
+		tags,
+		produces: { 200: ["text/plain"] },
+	};
+	http.get("/metrics", { config, schema: metrics }, async (_request, reply) =>
 		reply
 			.header("content-type", events.registry.contentType)
 			.send(await events.registry.metrics()),

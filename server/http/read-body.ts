@@ -37,6 +37,7 @@ export async function readBody(
 	raw: IncomingMessage,
 	answer: ServerResponse,
 	limitBytes: number,
+	timeLimitMs = TIME_LIMIT_MS,
 ): Promise<Buffer> {
 	if (!hasBody(raw)) return NOTHING;
 	const tooLarge = () =>
@@ -48,7 +49,7 @@ export async function readBody(
 	return new Promise((resolve, reject) => {
 		const chunks: Buffer[] = [];
 		let sizeBytes = 0;
-		const timer = setTimeout(() => raw.destroy(), TIME_LIMIT_MS);
+		const timer = setTimeout(() => raw.destroy(), timeLimitMs);
 		const leave = () => {
 			clearTimeout(timer);
 			raw.off("data", onData).off("end", onEnd).off("close", onClose);

@@ -32,6 +32,10 @@ export function otaModuleRoutes(
 		{
 			config: { action: "iotda:otamodules:create", level: "Write" },
 			schema: {
+				operationId: "CreateOtaModule",
+				summary: "Create an OTA module",
+				tags: ["OTA modules"],
+
 				params: projectParams,
 				body: createOtaModuleBody,
 				response: { 201: otaModule },
@@ -60,6 +64,10 @@ export function otaModuleRoutes(
 		{
 			config: { action: "iotda:otamodules:queryList", level: "List" },
 			schema: {
+				operationId: "ListOtaModules",
+				summary: "List OTA modules",
+				tags: ["OTA modules"],
+
 				params: projectParams,
 				querystring: listOtaModulesQuery,
 				response: { 200: otaModuleList },
@@ -81,7 +89,13 @@ export function otaModuleRoutes(
 		`${MODULES}/:module_id`,
 		{
 			config: { action: "iotda:otamodules:query", level: "Read" },
-			schema: { params: otaModuleParams, response: { 200: otaModule } },
+			schema: {
+				operationId: "ShowOtaModule",
+				summary: "Show an OTA module",
+				tags: ["OTA modules"],
+				params: otaModuleParams,
+				response: { 200: otaModule },
+			},
 		},
 		async (request) =>
 			toWire(await getOtaModule(db, request.scope, request.params.module_id)),
@@ -92,6 +106,10 @@ export function otaModuleRoutes(
 		{
 			config: { action: "iotda:otamodules:update", level: "Write" },
 			schema: {
+				operationId: "UpdateOtaModule",
+				summary: "Update an OTA module",
+				tags: ["OTA modules"],
+
 				params: otaModuleParams,
 				body: updateOtaModuleBody,
 				response: { 200: otaModule },
@@ -118,7 +136,12 @@ export function otaModuleRoutes(
 		`${MODULES}/:module_id`,
 		{
 			config: { action: "iotda:otamodules:delete", level: "Write" },
-			schema: { params: otaModuleParams },
+			schema: {
+				operationId: "DeleteOtaModule",
+				summary: "Delete an OTA module",
+				tags: ["OTA modules"],
+				params: otaModuleParams,
+			},
 		},
 		async (request, reply) => {
 			await deleteOtaModule(db, request.scope, request.params.module_id);

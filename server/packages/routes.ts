@@ -33,6 +33,10 @@ export function packageRoutes(
 		{
 			config: { action: "iotda:otapackages:create", level: "Write" },
 			schema: {
+				operationId: "CreateOtaPackage",
+				summary: "Create an upgrade package",
+				tags: ["Upgrade packages"],
+
 				params: projectParams,
 				body: createPackageBody,
 				response: { 201: otaPackage },
@@ -70,6 +74,10 @@ export function packageRoutes(
 		{
 			config: { action: "iotda:otapackages:queryList", level: "List" },
 			schema: {
+				operationId: "ListOtaPackageInfo",
+				summary: "List upgrade packages",
+				tags: ["Upgrade packages"],
+
 				params: projectParams,
 				querystring: listPackagesQuery,
 				response: { 200: packageList },
@@ -96,7 +104,13 @@ export function packageRoutes(
 		`${PACKAGES}/:package_id`,
 		{
 			config: { action: "iotda:otapackages:query", level: "Read" },
-			schema: { params: packageParams, response: { 200: otaPackage } },
+			schema: {
+				operationId: "ShowOtaPackage",
+				summary: "Show an upgrade package",
+				tags: ["Upgrade packages"],
+				params: packageParams,
+				response: { 200: otaPackage },
+			},
 		},
 		async (request) =>
 			toWire(await getPackage(db, request.scope, request.params.package_id)),
@@ -106,7 +120,12 @@ export function packageRoutes(
 		`${PACKAGES}/:package_id`,
 		{
 			config: { action: "iotda:otapackages:delete", level: "Write" },
-			schema: { params: packageParams },
+			schema: {
+				operationId: "DeleteOtaPackage",
+				summary: "Delete an upgrade package",
+				tags: ["Upgrade packages"],
+				params: packageParams,
+			},
 		},
 		async (request, reply) => {
 			await deletePackage(db, request.scope, request.params.package_id);

@@ -44,6 +44,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:create", level: "Write" },
 			schema: {
+				operationId: "CreateProduct",
+				summary: "Create a product",
+				tags: ["Products"],
+
 				params: projectParams,
 				body: createProductBody,
 				response: { 201: productAnswer },
@@ -79,6 +83,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:queryList", level: "List" },
 			schema: {
+				operationId: "ListProducts",
+				summary: "List products",
+				tags: ["Products"],
+
 				params: projectParams,
 				querystring: listProductsQuery,
 				response: { 200: productList },
@@ -101,6 +109,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:query", level: "Read" },
 			schema: {
+				operationId: "ShowProduct",
+				summary: "Show a product",
+				tags: ["Products"],
+
 				params: productParams,
 				querystring: productQuery,
 				response: { 200: productAnswer },
@@ -115,6 +127,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:modify", level: "Write" },
 			schema: {
+				operationId: "UpdateProduct",
+				summary: "Update a product",
+				tags: ["Products"],
+
 				params: productParams,
 				body: updateProductBody,
 				response: { 200: productAnswer },
@@ -138,7 +154,13 @@ export function productRoutes(
 		`${PRODUCTS}/:product_id`,
 		{
 			config: { action: "iotda:products:delete", level: "Write" },
-			schema: { params: productParams, querystring: productQuery },
+			schema: {
+				operationId: "DeleteProduct",
+				summary: "Delete a product",
+				tags: ["Products"],
+				params: productParams,
+				querystring: productQuery,
+			},
 		},
 		async (request, reply) => {
 			await deleteProduct(db, request.scope, nameIn(request));
@@ -151,6 +173,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:query", level: "Read" },
 			schema: {
+				operationId: "ShowProductOtaProfile",
+				summary: "Show how the devices of a product take upgrades",
+				tags: ["Products"],
+
 				params: productParams,
 				querystring: productQuery,
 				response: { 200: productOtaProfile },
@@ -165,6 +191,10 @@ export function productRoutes(
 		{
 			config: { action: "iotda:products:modify", level: "Write" },
 			schema: {
+				operationId: "UpdateProductOtaProfile",
+				summary: "Change how the devices of a product take upgrades",
+				tags: ["Products"],
+
 				params: productParams,
 				querystring: productQuery,
 				body: updateProductOtaProfile,

@@ -1,6 +1,12 @@
 /** Resource spaces: what separates one maker's products from another's. Wire: `app_id`. */
 import type { Selectable } from "kysely";
-import { maySee, requireAction, type Scope } from "../access/permissions.ts";
+import { accessChanged } from "../access/access-version.ts";
+import {
+	admits,
+	maySee,
+	requireAction,
+	type Scope,
+} from "../access/permissions.ts";
 import { type Db, inTransaction, lockForUpdate } from "../database/database.ts";
 import { newRecordId, randomHex } from "../database/ids.ts";
 import { instant, type ResourceSpaceRow } from "../database/tables.ts";
@@ -21,7 +27,7 @@ export async function getResourceSpace(
 	scope: Scope,
 	spaceId: string,
 ): Promise<ResourceSpace> {
-	requireAction(scope, scope.action, spaceId);
+	requireAction(scope, { appId: spaceId });
 	const space = await db
 		.selectFrom("resource_spaces")
 		.selectAll()
@@ -46,7 +52,7 @@ export async function getSpaceOrDefault(
 		.where("is_default", "=", 1)
 		.executeTakeFirst();
 	if (!space) throw new ApiError(errors.unknownSpace);
-	requireAction(scope, scope.action, space.app_id);
+	requireAction(scope, { appId: space.app_id });
 	return space;
 }
 
@@ -61,9 +67,7 @@ export function admitted<T extends { app_id: string }>(
 	scope: Scope,
 	found: T | undefined,
 ): T | undefined {
-	if (!found || !maySee(scope, found.app_id)) return undefined;
-	requireAction(scope, scope.action, found.app_id);
-	return found;
+	return found && admits(scope, found.app_id) ? found : undefined;
 }
 
 /** Ids of the spaces whose objects lists may show; undefined: nothing is hidden. */
@@ -121,6 +125,7 @@ export async function createResourceSpace(
 			throw new ApiError(errors.tooManySpaces, {
 				detail: `At most ${SPACES_PER_PROJECT} are allowed.`,
 			});
+		await accessChanged(trx);
 		return trx
 			.insertInto("resource_spaces")
 			.values({
@@ -187,16 +192,25 @@ export async function deleteResourceSpace(
 			.where("app_id", "=", spaceId)
 			.executeTakeFirst();
 		if (numDeletedRows === 0n) throw new ApiError(errors.unknownSpace);
+		await accessChanged(trx);
 	});
 }
 
-/** Makes those wait who count what the project has in order to keep to a limit. */
+/**
+ * Makes those wait who count what the project has in order to keep to a limit.
+ *
+ * @throws 403 IOTDA.000022 when the project was deleted since the caller signed in
+ */
 export async function lockProject(trx: Db, projectId: string): Promise<void> {
-	await lockForUpdate(
+	const project = await lockForUpdate(
 		trx,
 		trx
 			.selectFrom("projects")
 			.select("project_id")
 			.where("project_id", "=", projectId),
-	).execute();
+	).executeTakeFirst();
+	if (!project)
+		throw new ApiError(errors.forbidden, {
+			detail: "(the project of the path is not the caller's)",
+		});
 }

@@ -29,8 +29,16 @@ export function resourceSpaceRoutes(
 	http.post(
 		APPS,
 		{
-			config: { action: "iotda:apps:create", level: "Write" },
+			config: {
+				action: "iotda:apps:create",
+				level: "Write",
+				concerns: "instance",
+			},
 			schema: {
+				operationId: "AddApplication",
+				summary: "Create a resource space",
+				tags: ["Resource spaces"],
+
 				params: projectParams,
 				body: createApp,
 				response: { 201: app },
@@ -52,6 +60,10 @@ export function resourceSpaceRoutes(
 		{
 			config: { action: "iotda:apps:queryList", level: "List" },
 			schema: {
+				operationId: "ShowApplications",
+				summary: "List resource spaces",
+				tags: ["Resource spaces"],
+
 				params: projectParams,
 				querystring: listAppsQuery,
 				response: { 200: appList },
@@ -72,7 +84,13 @@ export function resourceSpaceRoutes(
 		`${APPS}/:app_id`,
 		{
 			config: { action: "iotda:apps:query", level: "Read" },
-			schema: { params: appParams, response: { 200: app } },
+			schema: {
+				operationId: "ShowApplication",
+				summary: "Show a resource space",
+				tags: ["Resource spaces"],
+				params: appParams,
+				response: { 200: app },
+			},
 		},
 		async (request) =>
 			toWire(await getResourceSpace(db, request.scope, request.params.app_id)),
@@ -81,8 +99,15 @@ export function resourceSpaceRoutes(
 	http.put(
 		`${APPS}/:app_id`,
 		{
-			config: { action: "iotda:apps:update", level: "Write" },
-			schema: { params: appParams, body: updateApp, response: { 200: app } },
+			config: { action: "iotda:apps:modify", level: "Write" },
+			schema: {
+				operationId: "UpdateApplication",
+				summary: "Rename a resource space",
+				tags: ["Resource spaces"],
+				params: appParams,
+				body: updateApp,
+				response: { 200: app },
+			},
 		},
 		async (request) => {
 			const { app_name } = request.body;
@@ -100,7 +125,12 @@ export function resourceSpaceRoutes(
 		`${APPS}/:app_id`,
 		{
 			config: { action: "iotda:apps:delete", level: "Write" },
-			schema: { params: appParams },
+			schema: {
+				operationId: "DeleteApplication",
+				summary: "Delete a resource space",
+				tags: ["Resource spaces"],
+				params: appParams,
+			},
 		},
 		async (request, reply) => {
 			await deleteResourceSpace(db, request.scope, request.params.app_id);

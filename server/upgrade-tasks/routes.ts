@@ -72,6 +72,10 @@ export function upgradeTaskRoutes(
 		{
 			config: { action: "iotda:batchtasks:create", level: "Write" },
 			schema: {
+				operationId: "CreateBatchTask",
+				summary: "Create an upgrade task",
+				tags: ["Upgrade tasks"],
+
 				params: projectParams,
 				body: createTaskBody,
 				response: { 201: taskAnswer },
@@ -85,6 +89,11 @@ export function upgradeTaskRoutes(
 				now(),
 			);
 			wakeRollout(signal);
+			// The answer is a stream, which shows it to nobody but its reader.
+			request.audited = {
+				resource: created.task.task_id,
+				appId: created.task.app_id,
+			};
 			return sendText(reply.code(201), taskText(created.task, created.targets));
 		},
 	);
@@ -94,6 +103,10 @@ export function upgradeTaskRoutes(
 		{
 			config: { action: "iotda:batchtasks:queryList", level: "List" },
 			schema: {
+				operationId: "ListBatchTasks",
+				summary: "List upgrade tasks",
+				tags: ["Upgrade tasks"],
+
 				params: projectParams,
 				querystring: listTasksQuery,
 				response: { 200: taskList },
@@ -117,6 +130,10 @@ export function upgradeTaskRoutes(
 		{
 			config: { action: "iotda:batchtasks:query", level: "Read" },
 			schema: {
+				operationId: "ShowBatchTask",
+				summary: "Show an upgrade task and its devices",
+				tags: ["Upgrade tasks"],
+
 				params: taskParams,
 				querystring: showTaskQuery,
 				response: { 200: taskWithDetails },
@@ -147,7 +164,12 @@ export function upgradeTaskRoutes(
 		TASK,
 		{
 			config: { action: "iotda:batchtasks:delete", level: "Write" },
-			schema: { params: taskParams },
+			schema: {
+				operationId: "DeleteBatchTask",
+				summary: "Delete an upgrade task",
+				tags: ["Upgrade tasks"],
+				params: taskParams,
+			},
 		},
 		async (request, reply) => {
 			await deleteTask(db, request.scope, request.params.task_id, now());
@@ -160,7 +182,13 @@ export function upgradeTaskRoutes(
 		WHY,
 		{
 			config: { action: "iotda:batchtasks:query", level: "Read" },
-			schema: { params: whyParams, response: { 200: why } },
+			schema: {
+				operationId: "ExplainBatchTaskTarget",
+				summary: "Explain why a device has not got its package",
+				tags: ["Upgrade tasks"],
+				params: whyParams,
+				response: { 200: why },
+			},
 		},
 		async (request) => {
 			const { task_id, device_id } = request.params;
@@ -172,23 +200,27 @@ export function upgradeTaskRoutes(
 	);
 
 	const operations = {
-		retry: retryTask,
-		stop: stopTask,
-		confirm: confirmTask,
+		retry: ["RetryBatchTask", "Retry an upgrade task", retryTask],
+		stop: ["StopBatchTask", "Stop an upgrade task", stopTask],
+		confirm: ["ConfirmBatchTask", "Confirm an upgrade task", confirmTask],
 	} as const;
 	for (const operation of ["retry", "stop", "confirm"] as const) {
+		const [operationId, summary, operate] = operations[operation];
 		http.post(
 			`${TASK}/${operation}`,
 			{
 				config: { action: `iotda:batchtasks:${operation}`, level: "Write" },
 				schema: {
+					operationId,
+					summary,
+					tags: ["Upgrade tasks"],
 					params: taskParams,
 					body: someTargets,
 					response: { 200: targetResults },
 				},
 			},
 			async (request) => {
-				const outcomes = await operations[operation](
+				const outcomes = await operate(
 					db,
 					request.scope,
 					request.params.task_id,

@@ -1,6 +1,6 @@
 /** Upgrade tasks as operators know them: create, list, show. Wire: batch tasks. */
 import type { Selectable } from "kysely";
-import { maySee, requireAction, type Scope } from "../access/permissions.ts";
+import { admits, type Scope } from "../access/permissions.ts";
 import { type Db, inTransaction, lockForShare } from "../database/database.ts";
 import { newRecordId } from "../database/ids.ts";
 import { listPage, type Page, type PageResult } from "../database/paging.ts";
@@ -331,9 +331,8 @@ export async function getTask(
 		.where("task_id", "=", taskId)
 		.where("deleted_at", "is", null)
 		.executeTakeFirst();
-	if (!task || !maySee(scope, task.app_id))
+	if (!task || !admits(scope, task.app_id))
 		throw new ApiError(errors.unknownTask);
-	requireAction(scope, scope.action, task.app_id);
 	return task;
 }
 

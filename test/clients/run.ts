@@ -1,6 +1,7 @@
 /**
  * Programs that others wrote, unmodified, against a real server: the vendor's cloud SDK
- * drives the management API, and a device on the vendor's device SDK is upgraded.
+ * drives the management API, a device on the vendor's device SDK is upgraded, and a
+ * fuzzer makes calls from the API's own description.
  *
  * Prints a line per client and at the end "N passed, N failed". A client that could not
  * run, because a registry or a tool was out of reach, counts as failed and says why.
@@ -16,9 +17,11 @@ import { setTimeout as pause } from "node:timers/promises";
 import { Fleet } from "../../simulator/fleet.ts";
 import { Client } from "../../wire/client.ts";
 import { ServerProcess } from "../support/server-process.ts";
+import { fuzz, runSamples } from "./description.ts";
 import {
 	NotRun,
 	prepareFirmware,
+	prepareFuzzer,
 	prepareJava,
 	preparePython,
 } from "./toolchain.ts";
@@ -68,6 +71,18 @@ const clients: ForeignClient[] = [
 	{
 		name: "cloud SDK for Python, tags, groups and tasks, V11-HMAC-SHA256",
 		run: (world) => useCloudSdk(world, "cloud_tasks.py", "derived"),
+	},
+	{
+		name: "cloud SDK for Python, 500 requests of its signers, also altered",
+		run: (world) => useCloudSdk(world, "signers.py", "plain"),
+	},
+	{
+		name: "the description's Python samples of modules and packages, as they stand",
+		run: runSamples,
+	},
+	{
+		name: "thousands of calls made from the description's schemas",
+		run: fuzz,
 	},
 	{
 		name: "device SDK for Java, signed download address",
@@ -491,12 +506,23 @@ class Program implements AsyncDisposable {
 
 async function main(): Promise<number> {
 	// Fetched while the server starts; each client looks at the outcome for itself.
-	void Promise.allSettled([preparePython(), prepareJava(), prepareFirmware()]);
+	void Promise.allSettled([
+		preparePython(),
+		prepareFuzzer(),
+		prepareJava(),
+		prepareFirmware(),
+	]);
 
 	const dir = await mkdtemp(join(tmpdir(), "otaru-clients-"));
 	await using cleanup = new AsyncDisposableStack();
 	cleanup.defer(() => rm(dir, { recursive: true, force: true }));
-	const server = cleanup.use(await ServerProcess.start({ dataDir: dir }));
+	const server = cleanup.use(
+		await ServerProcess.start({
+			dataDir: dir,
+			// A client that is refused on purpose comes from many addresses.
+			env: { OTARU_TRUSTED_PROXIES: "127.0.0.1" },
+		}),
+	);
 	const credentials: Credentials = JSON.parse(
 		await readFile(join(dir, "credentials.json"), "utf8"),
 	);

@@ -20,25 +20,52 @@ export class NotRun extends Error {
 }
 
 /** Where Python lies that can import the cloud SDK, in the versions of requirements.txt. */
-export const preparePython = shared(async () => {
+export const preparePython = shared(async () => ({
+	python: join(
+		await pythonWith(
+			"requirements.txt",
+			"cloud-sdk",
+			"pip could not fetch the cloud SDK for Python",
+		),
+		"bin/python",
+	),
+}));
+
+/** The fuzzer that makes calls from an API's description. */
+export const prepareFuzzer = shared(async () => ({
+	schemathesis: join(
+		await pythonWith(
+			"requirements-fuzz.txt",
+			"fuzzer",
+			"pip could not fetch the fuzzer",
+		),
+		"bin/schemathesis",
+	),
+}));
+
+/** @returns the directory of a Python that has what the file lists. */
+async function pythonWith(
+	file: string,
+	name: string,
+	otherwise: string,
+): Promise<string> {
 	await needDebianPackage("python3-venv", "python3", [
 		"-c",
 		"import ensurepip, venv",
 	]);
-	const requirements = join(here, "requirements.txt");
+	const requirements = join(here, file);
 	const version = await run("python3", ["--version"]);
 	const inputs = [version, await readFile(requirements, "utf8")];
-	const dir = await cached("cloud-sdk", inputs, async (dir) => {
+	return cached(name, inputs, async (dir) => {
 		await run("python3", ["-m", "venv", dir]);
 		await run(join(dir, "bin/python"), [
 			..."-m pip install --quiet --no-input --disable-pip-version-check".split(
 				" ",
 			),
 			...["--requirement", requirements],
-		]).catch(notRun("pip could not fetch the cloud SDK for Python"));
+		]).catch(notRun(otherwise));
 	});
-	return { python: join(dir, "bin/python") };
-});
+}
 
 /** The class path with the device SDK and what we compiled on it: a device and a gateway. */
 export const prepareJava = shared(async () => {

@@ -25,6 +25,8 @@ export interface ServerProcessOptions {
 	env?: Record<string, string>;
 	/** Arguments of Node itself, such as `--import`. */
 	nodeArguments?: readonly string[];
+	/** Keeps all that it writes to standard output: its log. */
+	keepStdout?: boolean;
 }
 
 export class ServerProcess implements AsyncDisposable {
@@ -37,6 +39,9 @@ export class ServerProcess implements AsyncDisposable {
 	#child: ChildProcess | undefined;
 	/** What the process running now has written to standard error. */
 	stderr = "";
+	/** All of the log, over every restart; empty unless it is to be kept. */
+	stdout = "";
+	readonly #keepStdout: boolean;
 
 	/** Takes free ports and keeps them over every restart. */
 	static async start(options: ServerProcessOptions): Promise<ServerProcess> {
@@ -53,6 +58,7 @@ export class ServerProcess implements AsyncDisposable {
 		this.ports = ports;
 		this.url = `http://127.0.0.1:${ports.http}`;
 		this.dataDir = options.dataDir;
+		this.#keepStdout = options.keepStdout ?? false;
 		this.#nodeArguments = options.nodeArguments ?? [];
 		this.#env = {
 			OTARU_DATA: options.dataDir,
@@ -80,10 +86,13 @@ export class ServerProcess implements AsyncDisposable {
 			{
 				cwd: this.dataDir,
 				env: { ...withoutSettings(process.env), ...this.#env },
-				stdio: ["ignore", "ignore", "pipe"],
+				stdio: ["ignore", this.#keepStdout ? "pipe" : "ignore", "pipe"],
 			},
 		);
 		this.#child = child;
+		child.stdout?.setEncoding("utf8").on("data", (text: string) => {
+			this.stdout += text;
+		});
 		child.stderr?.setEncoding("utf8").on("data", (text: string) => {
 			this.stderr = (this.stderr + text).slice(-20_000);
 		});

@@ -1,0 +1,55 @@
+/**
+ * The reference of the measurement of calls: the same routes on the same store, in a
+ * process of its own, answering whoever comes. What the server has beyond this is what it
+ * does to know who calls, and whether he may.
+ *
+ * Arguments: the store's file, the project's id.
+ */
+import type { AddressInfo } from "node:net";
+import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
+import Fastify from "fastify";
+import { everything, type Scope } from "../../server/access/permissions.ts";
+import type { Http } from "../../server/access/route.ts";
+import { openStore } from "../../server/database/database.ts";
+import { answerSerializer, partChecker } from "../../server/http/schemas.ts";
+import { otaModuleRoutes } from "../../server/ota-modules/routes.ts";
+
+/** Sent once it listens. */
+export interface BareApiListens {
+	port: number;
+}
+
+/** Sent when it is asked: the processor time that it has used. */
+export interface BareApiCpu {
+	cpuMs: number;
+}
+
+const [file = "", projectId = ""] = process.argv.slice(2);
+const { db } = await openStore({ kind: "sqlite", file });
+const scope: Scope = {
+	accountId: "",
+	userId: "",
+	userName: "",
+	projectId,
+	isAdministrator: true,
+	action: "iotda:otamodules:query",
+	level: "Read",
+	rights: everything(),
+};
+const http: Http = Fastify({
+	logger: false,
+}).withTypeProvider<TypeBoxTypeProvider>();
+http.setValidatorCompiler(({ schema, httpPart }) =>
+	partChecker(schema, httpPart ?? "body"),
+);
+http.setSerializerCompiler(({ schema }) => answerSerializer(schema));
+http.decorateRequest("scope", { getter: () => scope });
+otaModuleRoutes(http, { db, now: () => new Date() });
+await http.listen({ host: "127.0.0.1", port: 0 });
+const { port } = http.server.address() as AddressInfo;
+process.send?.({ port } satisfies BareApiListens);
+process.on("message", () => {
+	const { user, system } = process.cpuUsage();
+	process.send?.({ cpuMs: (user + system) / 1000 } satisfies BareApiCpu);
+});
+process.on("disconnect", () => process.exit());
