@@ -1,5 +1,4 @@
 /** `otaru access`: users, user groups, access keys, policies, grants and projects in the terminal. */
-import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type {
 	AccessKeyItem,
@@ -7,6 +6,7 @@ import type {
 	EnterpriseProject,
 	Grant,
 	ManagedProject,
+	NewAccessKey,
 	PolicyItem,
 	SpaceAccess,
 	User,
@@ -14,17 +14,31 @@ import type {
 } from "../wire/access-management.ts";
 import type { AccessSimulation } from "../wire/access-simulation.ts";
 import { ApiFailure, type Client } from "../wire/client.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOtherOptions } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
-import { columns } from "./output.ts";
-import { openSession, sessionHelp, sessionOptions } from "./session.ts";
+import { columns, oneLine, tableLines } from "./output.ts";
+import {
+	openSession,
+	type Proof,
+	serverHelp,
+	serverOptions,
+} from "./session.ts";
+import {
+	askHidden,
+	canAsk,
+	confirm,
+	readInput,
+	readPassword,
+} from "./terminal.ts";
 
 const options = {
-	...sessionOptions,
+	...serverOptions,
 	description: { type: "string" },
 	administrator: { type: "boolean", default: false },
 	"no-password": { type: "boolean", default: false },
 	"password-file": { type: "string" },
+	"new-password-file": { type: "string" },
+	"must-change-password": { type: "string" },
 	user: { type: "string" },
 	group: { type: "string" },
 	policy: { type: "string" },
@@ -34,6 +48,7 @@ const options = {
 	"no-tags": { type: "boolean", default: false },
 	"source-ip": { type: "string" },
 	at: { type: "string" },
+	yes: { type: "boolean", default: false },
 	json: { type: "boolean", default: false },
 } as const;
 
@@ -43,6 +58,7 @@ type Values = ReturnType<
 
 interface Call {
 	client: Client;
+	proof: Proof;
 	values: Values;
 	/** The words after the verb; as many as its usage names. */
 	words: readonly string[];
@@ -53,6 +69,10 @@ interface Verb {
 	/** Its words, such as `USER [FILE]`. */
 	words: string;
 	does: string;
+	/** That go with it, beside --json and those of the server. */
+	options?: readonly Exclude<keyof typeof options, "json">[];
+	/** Its calls lie in a project. */
+	inProject?: boolean;
 	run: (call: Call) => Promise<number | undefined>;
 }
 
@@ -71,29 +91,57 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 			does: "one user, with his groups",
 			run: async ({ client, words, say }) => {
 				const user = await findUser(client, words[0]);
+				// Whoever may look at users need not be allowed to look at groups.
 				const groups = await everyPage((query) =>
 					client
 						.listGroupsOfUser(user.user_id, query)
 						.then(({ groups, page }) => ({ items: groups, page })),
-				);
-				say.one({ ...user, groups }, [
+				).catch(orNone([403], undefined));
+				say.one({ ...user, ...(groups && { groups }) }, [
 					...userLines(user),
-					["groups", groups.map((group) => group.group_name).join(", ") || "–"],
+					[
+						"groups",
+						groups === undefined
+							? "(not for you to see)"
+							: groups.map((group) => group.group_name).join(", ") || "–",
+					],
 				]);
 			},
 		},
 		create: {
 			words: "NAME",
 			does: "a new user; his password is made up, unless --password-file or --no-password is given",
+			options: [
+				...(["description", "administrator", "no-password"] as const),
+				...(["password-file", "must-change-password"] as const),
+			],
 			run: async ({ client, words, values, say }) => {
 				const user = await client.createUser({
 					user_name: words[0] ?? "",
 					...described(values),
 					...passwordFrom(values),
+					...mustChangeFrom(values),
 					...(values["no-password"] && { password_sign_in: false }),
 					...(values.administrator && { is_administrator: true }),
 				});
 				say.one(user, [...userLines(user), ...passwordLine(user)]);
+				say.hint(firstSteps(client.endpoint, user));
+			},
+		},
+		update: {
+			words: "USER",
+			does: "changes what the options say; his name stays for good",
+			options: ["description", "must-change-password"],
+			run: (call) => {
+				const changes = {
+					...described(call.values),
+					...mustChangeFrom(call.values),
+				};
+				if (Object.keys(changes).length === 0)
+					throw usage(
+						"It is missing what to change: --description or --must-change-password.",
+					);
+				return changeUser(call, changes);
 			},
 		},
 		describe: {
@@ -109,7 +157,11 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		disable: {
 			words: "USER",
 			does: "ends his tokens, and lets neither password nor keys sign in",
-			run: (call) => changeUser(call, { enabled: false }),
+			options: ["yes"],
+			run: async (call) => {
+				await warnOfOneself(call, "you end your own way in");
+				return changeUser(call, { enabled: false });
+			},
 		},
 		promote: {
 			words: "USER",
@@ -119,16 +171,25 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		demote: {
 			words: "USER",
 			does: "takes that back",
-			run: (call) => changeUser(call, { is_administrator: false }),
+			options: ["yes"],
+			run: async (call) => {
+				await warnOfOneself(
+					call,
+					"you may then do only what is granted to you",
+				);
+				return changeUser(call, { is_administrator: false });
+			},
 		},
 		"reset-password": {
 			words: "USER",
 			does: "a new password, made up or from --password-file; --no-password takes it away",
+			options: ["password-file", "no-password", "must-change-password"],
 			run: (call) => {
 				const { values } = call;
 				const given = passwordFrom(values);
 				return changeUser(call, {
 					...given,
+					...mustChangeFrom(values),
 					...(values["no-password"]
 						? { password_sign_in: false }
 						: given.password === undefined && { generate_password: true }),
@@ -138,8 +199,11 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		delete: {
 			words: "USER",
 			does: "with his keys and grants",
-			run: async ({ client, words, say }) => {
+			options: ["yes"],
+			run: async (call) => {
+				const { client, words, say } = call;
 				const user = await findUser(client, words[0]);
+				await warnOfOneself(call, "you end your own way in", user);
 				await client.deleteUser(user.user_id);
 				say.done(`The user ${user.user_name} is deleted.`);
 			},
@@ -155,6 +219,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		create: {
 			words: "NAME",
 			does: "a new user group",
+			options: ["description"],
 			run: async ({ client, words, values, say }) => {
 				const group = await client.createUserGroup({
 					group_name: words[0] ?? "",
@@ -230,13 +295,11 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		create: {
 			words: "USER",
 			does: "a new one; its secret is shown this once",
+			options: ["description"],
 			run: async ({ client, words, values, say }) => {
 				const { user_id } = await findUser(client, words[0]);
 				const key = await client.createAccessKey(user_id, described(values));
-				say.one(key, [
-					["access key", key.access_key],
-					["secret key", key.secret_key],
-				]);
+				say.one(key, newKeyLines(key));
 			},
 		},
 		enable: {
@@ -247,15 +310,21 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		disable: {
 			words: "USER KEY",
 			does: "refuses it from now on",
+			options: ["yes"],
 			run: (call) => switchKey(call, false),
 		},
 		delete: {
 			words: "USER KEY",
 			does: "for good",
-			run: async ({ client, words, say }) => {
-				const { user_id } = await findUser(client, words[0]);
-				await client.deleteAccessKey(user_id, words[1] ?? "");
-				say.done(`The access key ${words[1]} is deleted.`);
+			options: ["yes"],
+			run: async (call) => {
+				const [user, key = ""] = call.words;
+				const { user_id } = await findUser(call.client, user);
+				await warnOfKey(call, key);
+				await call.client
+					.deleteAccessKey(user_id, key)
+					.catch(ifUnknown("access key", key, `keys list ${user}`));
+				call.say.done(`The access key ${key} is deleted.`);
 			},
 		},
 	},
@@ -283,6 +352,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		create: {
 			words: "NAME FILE",
 			does: "a new one from a JSON document (- for standard input)",
+			options: ["description"],
 			run: async ({ client, words, values, say }) => {
 				const policy = await client.createPolicy({
 					policy_name: words[0] ?? "",
@@ -295,6 +365,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		update: {
 			words: "POLICY FILE",
 			does: "another document for it",
+			options: ["description"],
 			run: async ({ client, words, values, say }) => {
 				const document = readDocument(words[1] ?? "");
 				const { policy_id } = await findPolicy(client, words[0]);
@@ -319,6 +390,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		list: {
 			words: "",
 			does: "all grants, or those of --user, --group or --policy",
+			options: ["user", "group", "policy"],
 			run: async ({ client, values, say }) => {
 				const principal = await principalOf(client, values);
 				const policy =
@@ -343,6 +415,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		create: {
 			words: "POLICY",
 			does: "to --user or --group, everywhere or in --project or --enterprise-project",
+			options: ["user", "group", "project", "enterprise-project"],
 			run: async ({ client, words, values, say }) => {
 				const principal = await principalOf(client, values);
 				if (!principal)
@@ -365,8 +438,11 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 			words: "GRANT_ID",
 			does: "takes it back",
 			run: async ({ client, words, say }) => {
-				await client.deleteGrant(words[0] ?? "");
-				say.done(`The grant ${words[0]} is deleted.`);
+				const [id = ""] = words;
+				await client
+					.deleteGrant(id)
+					.catch(ifUnknown("grant", id, "grants list"));
+				say.done(`The grant ${id} is deleted.`);
 			},
 		},
 	},
@@ -426,6 +502,7 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		create: {
 			words: "NAME",
 			does: "a new enterprise project",
+			options: ["description"],
 			run: async ({ client, words, values, say }) => {
 				const project = await client.createEnterpriseProject({
 					enterprise_project_name: words[0] ?? "",
@@ -462,14 +539,20 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 		show: {
 			words: "APP_ID",
 			does: "what policies see of a resource space",
+			inProject: true,
 			run: async ({ client, words, say }) => {
-				const space = await client.getSpaceAccess(words[0] ?? "");
+				const [id = ""] = words;
+				const space = await client
+					.getSpaceAccess(id)
+					.catch(ifUnknown("resource space", id));
 				say.one(space, spaceLines(space));
 			},
 		},
 		set: {
 			words: "APP_ID",
 			does: "its --enterprise-project, and its tags: --tag KEY=VALUE … or --no-tags",
+			options: ["enterprise-project", "tag", "no-tags"],
+			inProject: true,
 			run: async ({ client, words, values, say }) => {
 				const tags = tagsFrom(values);
 				const wanted = values["enterprise-project"];
@@ -481,13 +564,94 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 					throw usage(
 						"It is missing what to set: --enterprise-project, --tag or --no-tags.",
 					);
-				const space = await client.setSpaceAccess(words[0] ?? "", {
-					...(enterprise && {
-						enterprise_project_id: enterprise.enterprise_project_id,
-					}),
-					...(tags && { tags }),
-				});
+				const [id = ""] = words;
+				const space = await client
+					.setSpaceAccess(id, {
+						...(enterprise && {
+							enterprise_project_id: enterprise.enterprise_project_id,
+						}),
+						...(tags && { tags }),
+					})
+					.catch(ifUnknown("resource space", id));
 				say.one(space, spaceLines(space));
+			},
+		},
+	},
+	me: {
+		"": {
+			words: "",
+			does: "who you are to the server",
+			run: async ({ client, say }) => {
+				const me = await client.getMe();
+				say.one(me, [
+					...userLines(me),
+					["account", me.account_name],
+					[
+						"groups",
+						me.groups.map((group) => group.group_name).join(", ") || "–",
+					],
+					[
+						"projects",
+						me.projects
+							.map((one) => `${one.project_name} (${one.project_id})`)
+							.join(", ") || "–",
+					],
+				]);
+			},
+		},
+		password: {
+			words: "",
+			does: "another password of yours; all your tokens end",
+			options: ["password-file", "new-password-file"],
+			run: async ({ client, proof, values, say }) => {
+				await client.changeOwnPassword({
+					password: await presentPassword(values, proof),
+					new_password: await newPassword(values),
+				});
+				say.done(
+					"The password is changed, and all tokens of yours have ended.",
+				);
+			},
+		},
+		"keys list": {
+			words: "",
+			does: "your access keys",
+			run: async ({ client, say }) => {
+				const { access_keys } = await client.listOwnAccessKeys();
+				say.list(access_keys, keyRow, "You have no access keys.");
+			},
+		},
+		"keys create": {
+			words: "",
+			does: "a new one; its secret is shown this once",
+			options: ["description"],
+			run: async ({ client, values, say }) => {
+				const key = await client.createOwnAccessKey(described(values));
+				say.one(key, newKeyLines(key));
+			},
+		},
+		"keys enable": {
+			words: "KEY",
+			does: "lets it sign again",
+			run: (call) => switchOwnKey(call, true),
+		},
+		"keys disable": {
+			words: "KEY",
+			does: "refuses it from now on",
+			options: ["yes"],
+			run: (call) => switchOwnKey(call, false),
+		},
+		"keys delete": {
+			words: "KEY",
+			does: "for good",
+			options: ["yes"],
+			run: async (call) => {
+				const [key = ""] = call.words;
+				await warnOfKey(call, key);
+				await call.client
+					.deleteOwnAccessKey(key)
+					.catch(ifUnknown("access key", key, "me keys list"));
+				call.say.done(`The access key ${key} is deleted.`);
 			},
 		},
 	},
@@ -495,30 +659,10 @@ const subjects: Readonly<Record<string, Readonly<Record<string, Verb>>>> = {
 
 /** Subjects that are their own verb. */
 const single: Readonly<Record<string, Verb>> = {
-	me: {
-		words: "",
-		does: "who you are to the server",
-		run: async ({ client, say }) => {
-			const me = await client.getMe();
-			say.one(me, [
-				...userLines(me),
-				["account", me.account_name],
-				[
-					"groups",
-					me.groups.map((group) => group.group_name).join(", ") || "–",
-				],
-				[
-					"projects",
-					me.projects
-						.map((one) => `${one.project_name} (${one.project_id})`)
-						.join(", ") || "–",
-				],
-			]);
-		},
-	},
 	can: {
 		words: "USER ACTION [RESOURCE]",
 		does: "may he? RESOURCE is app:APP_ID, project:PROJECT_ID or * (anything)",
+		options: ["source-ip", "at", "tag"],
 		run: async ({ client, words, values, say }) => {
 			const [name = "", action = "", resource = "*"] = words;
 			const user = await findUser(client, name);
@@ -526,7 +670,7 @@ const single: Readonly<Record<string, Verb>> = {
 			const answer = await client.simulateAccess({
 				user_id: user.user_id,
 				action,
-				...resourceFrom(client, resource),
+				...resourceFrom(resource),
 				...(values["source-ip"] !== undefined && {
 					source_ip: values["source-ip"],
 				}),
@@ -539,43 +683,70 @@ const single: Readonly<Record<string, Verb>> = {
 	},
 };
 
+/** What a verb is called with, and below it the options that go with it. */
+function usageOf(verbs: Readonly<Record<string, Verb>>): string {
+	return columns(
+		Object.entries(verbs).flatMap(([name, { words, does, options = [] }]) => {
+			const named = options.map((option) => `--${option}`).join(" ");
+			return [
+				[[name, words].filter(Boolean).join(" ") || "(alone)", does] as const,
+				...(named ? [["", `  ${named}`] as const] : []),
+			];
+		}),
+	);
+}
+
 const help = `otaru access: who there is, and what each may do
 
 Usage
   otaru access SUBJECT VERB [words] [options]
 
 ${Object.entries(subjects)
-	.map(
-		([subject, verbs]) =>
-			`${subject}\n${columns(Object.entries(verbs).map(([verb, { words, does }]) => [`${verb} ${words}`.trimEnd(), does]))}`,
-	)
+	.map(([subject, verbs]) => `${subject}\n${usageOf(verbs)}`)
 	.join("\n\n")}
 
 Besides
-${columns(Object.entries(single).map(([verb, { words, does }]) => [`${verb} ${words}`.trimEnd(), does]))}
+${usageOf(single)}
 
-  Users, groups, policies and projects are named by name or by id.
+  Users, groups, policies and projects are named by name or by id. Below each verb stand
+  the options that go with it; --json goes with all.
 
 Options
-  --description TEXT   of what is created
-  --administrator      users create: an administrator
-  --no-password        users create, reset-password: only access keys sign in
-  --password-file FILE users create, reset-password: the password (- for standard input)
-  --user, --group      grants: whom
-  --policy POLICY      grants list: only of this policy
-  --project, --enterprise-project
-                       grants create: where; spaces set: which
-  --tag KEY=VALUE      spaces set: a tag, as often as there are any
-                       can: a tag that the call would bind
-  --no-tags            spaces set: takes all tags away
-  --source-ip, --at    can: from where, and when (20260129T080000Z)
+  --description TEXT   of what is created or changed
+  --administrator      makes him an administrator
+  --no-password        only access keys sign in
+  --password-file FILE the password (- for standard input); me password: the present one
+  --new-password-file FILE
+                       me password: the new one; without it a terminal asks for both
+  --must-change-password yes|no
+                       whether he must choose another one before anything else (yes)
   --json               JSON; of lists, one entry in a line
+  --yes                no question before you lock yourself out
+
+Options of grants
+  --user USER, --group GROUP
+                       whom
+  --policy POLICY      only grants of this policy
+  --project PROJECT, --enterprise-project PROJECT
+                       where; without them everywhere
+
+Options of spaces
+  --enterprise-project PROJECT
+                       which one the resource space belongs to
+  --tag KEY=VALUE      a tag, as often as there are any; they replace those it has
+  --no-tags            takes all tags away
+
+Options of can
+  --source-ip ADDRESS  from where
+  --at TIME            when, such as 20260129T080000Z
+  --tag KEY=VALUE      a tag that the call would bind
 
 Server
-${sessionHelp}
+${serverHelp}
 
 Examples
   otaru access users create olga
+  otaru access me password --as olga
   otaru access grants create "IoTDA ReadOnlyAccess" --user olga
   otaru access can olga iotda:otamodules:create app:7d1c0f4e9a2b4c6d8e0f1a2b3c4d5e6f
 
@@ -585,20 +756,33 @@ ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), mea
 `;
 
 async function run(args: string[]): Promise<number> {
-	const { values, positionals } = parseArgs({
+	const { values, positionals, tokens } = parseArgs({
 		args,
 		options,
 		allowPositionals: true,
+		tokens: true,
 	});
-	const { verb, words } = readWords(positionals);
-	const { client } = openSession(values);
+	const { verb, name, words } = readWords(positionals);
+	refuseOtherOptions(
+		tokens,
+		[...Object.keys(serverOptions), "json", ...(verb.options ?? [])],
+		{ command: "access", verb: name },
+	);
+	const { client, proof } = await openSession(
+		values,
+		verb.inProject ? "project" : "account",
+	);
 	const say = new Speaker(values.json);
-	return (await verb.run({ client, values, words, say })) ?? exitCodes.ok.code;
+	return (
+		(await verb.run({ client, proof, values, words, say })) ?? exitCodes.ok.code
+	);
 }
 
 /** The command line is judged before a server is looked for. */
 function readWords(positionals: readonly string[]): {
 	verb: Verb;
+	/** As it was said, such as `users list`. */
+	name: string;
 	words: readonly string[];
 } {
 	const [subject, ...rest] = positionals;
@@ -615,16 +799,26 @@ function readWords(positionals: readonly string[]): {
 		throw usage(
 			`"${subject}" is nothing of access: ${[...Object.keys(subjects), ...Object.keys(single)].join(", ")} are.`,
 		);
-	const [name, ...words] = rest;
-	const verb =
-		name !== undefined && Object.hasOwn(verbs, name) ? verbs[name] : undefined;
-	if (!verb)
+	// Some verbs are two words, and one is none.
+	const taken = [2, 1, 0].find(
+		(count) =>
+			Object.hasOwn(verbs, rest.slice(0, count).join(" ")) &&
+			(count > 0 || rest.length === 0),
+	);
+	if (taken === undefined) {
+		const known = Object.keys(verbs).filter(Boolean).join(", ");
 		throw usage(
-			name === undefined
-				? `It is missing what to do with ${subject}: ${Object.keys(verbs).join(", ")}.`
-				: `"${name}" is nothing to do with ${subject}: ${Object.keys(verbs).join(", ")} are.`,
+			rest.length === 0
+				? `It is missing what to do with ${subject}: ${known}.`
+				: `"${rest[0]}" is nothing to do with ${subject}: ${known} are.`,
 		);
-	return checked(verb, `${subject} ${name}`, words);
+	}
+	const name = rest.slice(0, taken).join(" ");
+	return checked(
+		verbs[name] as Verb,
+		`${subject} ${name}`.trimEnd(),
+		rest.slice(taken),
+	);
 }
 
 function checked(verb: Verb, form: string, words: readonly string[]) {
@@ -636,7 +830,7 @@ function checked(verb: Verb, form: string, words: readonly string[]) {
 		);
 	const extra = words[names.length];
 	if (extra !== undefined) throw usage(`"${extra}" is one word too many.`);
-	return { verb, words };
+	return { verb, name: form, words };
 }
 
 // --- how things are named ----------------------------------------------------------------
@@ -705,20 +899,47 @@ async function find<T>(
 	byId: (id: string) => Promise<T>,
 ): Promise<T> {
 	const name = named ?? "";
-	// 400: it cannot be a name, but may be an id, or the other way round.
-	const [found] = await byName(name).catch(orNone([400], []));
+	// 400: it cannot be a name, but may be an id, or the other way round. 403: whoever may
+	// not see them all may still be allowed to look at one.
+	let refusal: unknown;
+	const [found] = await byName(name).catch((error) => {
+		if (error instanceof ApiFailure && error.status === 403) refusal = error;
+		return orNone([400, 403], [])(error);
+	});
 	const one =
 		found ??
 		(name === ""
 			? undefined
-			: await byId(name).catch(orNone([400, 404], undefined)));
-	if (one === undefined)
-		throw new CommandError(
-			`There is no ${what} "${name}".`,
-			`otaru access ${subject} list shows which there are.`,
-			exitCodes.usage,
-		);
-	return one;
+			: await byId(name).catch(
+					orNone(refusal ? [400, 403, 404] : [400, 404], undefined),
+				));
+	if (one !== undefined) return one;
+	if (refusal) throw refusal;
+	throw unknown(what, name, `${subject} list`);
+}
+
+/** @param list what shows those there are, behind `otaru access`. */
+function unknown(what: string, name: string, list?: string): CommandError {
+	return new CommandError(
+		`There is no ${what} "${name}".`,
+		list === undefined
+			? "GET /v5/iot/{project_id}/apps lists those of a project."
+			: `otaru access ${list} shows which there are.`,
+		exitCodes.usage,
+	);
+}
+
+/** For a call whose id is the only thing that may be unknown, or no id at all. */
+function ifUnknown(what: string, name: string, list?: string) {
+	return (error: unknown): never => {
+		const isUnknown =
+			error instanceof ApiFailure &&
+			(error.status === 404 ||
+				error.code === "IOTDA.001000" ||
+				(error.status === 400 &&
+					/\b(access_key|grant_id|app_id) must\b/.test(error.message)));
+		throw isUnknown ? unknown(what, name, list) : error;
+	};
 }
 
 function orNone<T>(statuses: readonly number[], none: T) {
@@ -799,8 +1020,41 @@ function passwordFrom(values: Values): { password?: string } {
 	if (file === undefined) return {};
 	if (values["no-password"])
 		throw usage("--password-file and --no-password exclude each other.");
-	// An editor ends the line; that is no part of the password.
-	return { password: readInput(file, "--password-file").replace(/\r?\n$/, "") };
+	return { password: readPassword(file, "--password-file") };
+}
+
+function mustChangeFrom(values: Values): { must_change_password?: boolean } {
+	const text = values["must-change-password"];
+	if (text === undefined) return {};
+	if (text !== "yes" && text !== "no")
+		throw usage(`--must-change-password must be yes or no, not "${text}".`);
+	return { must_change_password: text === "yes" };
+}
+
+async function presentPassword(values: Values, proof: Proof): Promise<string> {
+	const file = values["password-file"];
+	if (file !== undefined) return readPassword(file, "--password-file");
+	if (proof.kind === "password") return proof.password;
+	if (canAsk()) return askHidden("Present password: ");
+	throw usage(
+		"The present password is missing: --password-file or a terminal to ask for it.",
+	);
+}
+
+async function newPassword(values: Values): Promise<string> {
+	const file = values["new-password-file"];
+	if (file !== undefined) return readPassword(file, "--new-password-file");
+	if (!canAsk())
+		throw usage(
+			"The new password is missing: --new-password-file or a terminal to ask for it.",
+		);
+	const password = await askHidden("New password: ");
+	if ((await askHidden("Once more: ")) === password) return password;
+	throw new CommandError(
+		"The two were not the same.",
+		"The password is what it was; try again.",
+		exitCodes.failed,
+	);
 }
 
 function readDocument(file: string): Record<string, unknown> {
@@ -816,16 +1070,6 @@ function readDocument(file: string): Record<string, unknown> {
 	if (typeof value !== "object" || value === null || Array.isArray(value))
 		throw usage(`${file} is no policy: it must be a JSON object.`);
 	return value as Record<string, unknown>;
-}
-
-function readInput(file: string, name: string): string {
-	try {
-		return readFileSync(file === "-" ? 0 : file, "utf8");
-	} catch (error) {
-		throw usage(
-			`${name} cannot be read: ${error instanceof Error ? error.message : error}.`,
-		);
-	}
 }
 
 async function principalOf(
@@ -879,19 +1123,17 @@ function tagsFrom(values: Values): Record<string, string> | undefined {
 	);
 }
 
-function resourceFrom(
-	client: Client,
-	resource: string,
-): { project_id?: string; app_id?: string } {
+function resourceFrom(resource: string): {
+	project_id?: string;
+	app_id?: string;
+} {
 	if (resource === "*") return {};
 	const [, type, id] = /^(app|project):(.+)$/.exec(resource) ?? [];
 	if (id === undefined)
 		throw usage(
 			`RESOURCE must be app:APP_ID, project:PROJECT_ID or *, not "${resource}".`,
 		);
-	return type === "app"
-		? { project_id: client.projectId, app_id: id }
-		: { project_id: id };
+	return type === "app" ? { app_id: id } : { project_id: id };
 }
 
 async function changeUser(
@@ -903,15 +1145,45 @@ async function changeUser(
 	say.one(user, [...userLines(user), ...passwordLine(user)]);
 }
 
-async function switchKey(
-	{ client, words, say }: Call,
-	enabled: boolean,
-): Promise<undefined> {
-	const { user_id } = await findUser(client, words[0]);
-	const key = await client.updateAccessKey(user_id, words[1] ?? "", {
-		enabled,
-	});
-	say.one(key, keyLines(key));
+async function switchKey(call: Call, enabled: boolean): Promise<undefined> {
+	const [user, name = ""] = call.words;
+	const { user_id } = await findUser(call.client, user);
+	if (!enabled) await warnOfKey(call, name);
+	const key = await call.client
+		.updateAccessKey(user_id, name, { enabled })
+		.catch(ifUnknown("access key", name, `keys list ${user}`));
+	call.say.one(key, keyLines(key));
+}
+
+async function switchOwnKey(call: Call, enabled: boolean): Promise<undefined> {
+	const [name = ""] = call.words;
+	if (!enabled) await warnOfKey(call, name);
+	const key = await call.client
+		.updateOwnAccessKey(name, { enabled })
+		.catch(ifUnknown("access key", name, "me keys list"));
+	call.say.one(key, keyLines(key));
+}
+
+// --- before somebody locks himself out ----------------------------------------------------
+
+async function warnOfKey({ proof, values }: Call, key: string): Promise<void> {
+	if (proof.kind === "key" && proof.accessKey === key)
+		await confirm(
+			`Warning: this very call is signed with ${key}; no later one can be.`,
+			values.yes,
+		);
+}
+
+/** @param what follows for the caller, if it is about himself. */
+async function warnOfOneself(
+	{ client, words, values }: Call,
+	what: string,
+	found?: User,
+): Promise<void> {
+	const { user_id } = found ?? (await findUser(client, words[0]));
+	const me = await client.getMe();
+	if (me.user_id === user_id)
+		await confirm(`Warning: ${me.user_name} is you, and ${what}.`, values.yes);
 }
 
 // --- what people read ------------------------------------------------------------------------
@@ -941,6 +1213,11 @@ class Speaker {
 		if (!this.#asJson) process.stdout.write(`${text}\n`);
 	}
 
+	/** What to do next: nothing for programs. */
+	hint(lines: readonly string[]): void {
+		if (!this.#asJson) process.stdout.write(`\n${lines.join("\n")}\n`);
+	}
+
 	/** @param row the cells of an item by the headings of their columns. */
 	list<T extends object>(
 		items: readonly T[],
@@ -952,25 +1229,29 @@ class Speaker {
 				process.stdout.write(`${JSON.stringify(item)}\n`);
 		else
 			process.stdout.write(
-				items.length === 0 ? `${none}\n` : `${table(items.map(row))}\n`,
+				items.length === 0
+					? `${none}\n`
+					: `${tableLines(items.map(row)).join("\n")}\n`,
 			);
 	}
 }
 
-function table(rows: readonly Record<string, string>[]): string {
-	const headings = Object.keys(rows[0] ?? {});
-	const cells = [headings, ...rows.map((row) => Object.values(row))];
-	const widths = headings.map((_, column) =>
-		Math.max(...cells.map((row) => row[column]?.length ?? 0)),
-	);
-	return cells
-		.map((row) =>
-			row
-				.map((cell, column) => cell.padEnd(widths[column] ?? 0))
-				.join("  ")
-				.trimEnd(),
-		)
-		.join("\n");
+/** What the person who was just made a user does next. */
+function firstSteps(endpoint: string, user: User): string[] {
+	const { user_name: name } = user;
+	if (!user.password_sign_in)
+		return [
+			"It signs with an access key. To make one:",
+			`  otaru access keys create ${name}`,
+		];
+	return [
+		`Tell ${name} the password on a safe way, and what comes next:`,
+		`  in a browser     ${endpoint}/explorer`,
+		user.must_change_password
+			? `  choose another   otaru access me password --endpoint ${endpoint} --as ${name}`
+			: `  who am I         otaru access me --endpoint ${endpoint} --as ${name}`,
+		"So far nothing is granted: otaru access grants create POLICY --user or --group.",
+	];
 }
 
 function userLines(user: User): Line[] {
@@ -1017,6 +1298,10 @@ const groupRow = (group: UserGroup) => ({
 const keyLines = (key: AccessKeyItem): Line[] => [
 	["access key", key.access_key],
 	["status", key.enabled ? "enabled" : "disabled"],
+];
+const newKeyLines = (key: NewAccessKey): Line[] => [
+	["access key", key.access_key],
+	["secret key", key.secret_key],
 ];
 const keyRow = (key: AccessKeyItem) => ({
 	"ACCESS KEY": key.access_key,
@@ -1090,7 +1375,7 @@ function decisionText(
 	action: string,
 	{ allowed, because, statement }: AccessSimulation,
 ): string {
-	const may = `${userName} ${allowed ? "may" : "may not"} ${action}: `;
+	const may = `${oneLine(userName)} ${allowed ? "may" : "may not"} ${action}: `;
 	const by = statement
 		? `statement ${statement.index + 1}${statement.sid === undefined ? "" : ` (${statement.sid})`} of the policy ${statement.policy_name}`
 		: undefined;
@@ -1103,6 +1388,8 @@ function decisionText(
 			return `${may}${by ?? "a policy"} denies it.`;
 		case "no_statement":
 			return `${may}nothing that is granted to him allows it.`;
+		case "administrators_only":
+			return `${may}only administrators may, whatever is granted.`;
 		case "disabled":
 			return `${may}he is disabled.`;
 		default:

@@ -4,17 +4,17 @@ import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
 import { type AuditRow, auditDecisions } from "../wire/audit.ts";
 import type { Client } from "../wire/client.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOtherOptions } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
-import { columns, counted, Output } from "./output.ts";
-import { openSession, sessionHelp, sessionOptions } from "./session.ts";
+import { columns, counted, Output, tableLines } from "./output.ts";
+import { openSession, serverHelp, serverOptions } from "./session.ts";
 
 const help = `otaru audit: who did what, and whether the record of it is whole
 
 Usage
-  otaru audit list [filters] [--limit N] [options]
-  otaru audit export [--from T] [--until T] [--after-seq N] [options]
-  otaru audit verify [--expect SEQ:HASH] [options]
+  otaru audit list [filters] [--limit N] [--json] [server]
+  otaru audit export [--from T] [--until T] [--after-seq N] [server]
+  otaru audit verify [--expect SEQ:HASH] [--json] [server]
 
   list    the newest calls that wrote something or were refused
   export  all of them, oldest first, as lines of JSON on standard output; docs/audit.md
@@ -22,27 +22,27 @@ Usage
   verify  goes through the whole chain of rows, and prints where it ends: note that
           SEQ:HASH somewhere else, and expect it the next time
 
-Filters
+Filters of list
   --user NAME          who
   --user-id ID
   --credential ID      access key, token or password
-  --action A           such as iotda:packages:delete
+  --action A           such as iotda:otapackages:delete
   --resource ID        what it was done to
   --address IP         from where
   --decision D         ${auditDecisions.join(" or ")}
   --status N           status of the answer
   --project ID         which project the call was for
   --app-id ID          which resource space
-  --from T, --until T  time such as 20260129T080000Z
+  --from T, --until T  time such as 20260129T080000Z; also of export
 
 Options
-  --limit N            how many, 1 to 1000 (20)
+  --limit N            list: how many, 1 to 1000 (20)
   --after-seq N        export: only rows behind this one
   --expect SEQ:HASH    verify: the chain must still contain this row
-  --json               JSON; of list, one row in a line
+  --json               list, verify: JSON; of list, one row in a line
 
 Server
-${sessionHelp}
+${serverHelp}
 
 Exit codes
 ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), meaning]))}
@@ -50,7 +50,8 @@ ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), mea
 `;
 
 const options = {
-	...sessionOptions,
+	...serverOptions,
+	"app-id": { type: "string" },
 	user: { type: "string" },
 	"user-id": { type: "string" },
 	credential: { type: "string" },
@@ -72,28 +73,45 @@ type Values = ReturnType<
 	typeof parseArgs<{ options: typeof options }>
 >["values"];
 
+interface Verb {
+	options: readonly (keyof typeof options)[];
+	run: (values: Values) => Promise<number>;
+}
+
+const verbs: Readonly<Record<string, Verb>> = {
+	list: {
+		options: [
+			...(["user", "user-id", "credential", "action", "resource"] as const),
+			...(["address", "decision", "status", "project", "app-id"] as const),
+			...(["from", "until", "limit", "json"] as const),
+		],
+		run: list,
+	},
+	export: { options: ["from", "until", "after-seq"], run: exportRows },
+	verify: { options: ["expect", "json"], run: verify },
+};
+
 async function run(args: string[]): Promise<number> {
-	const { values, positionals } = parseArgs({
+	const { values, positionals, tokens } = parseArgs({
 		args,
 		options,
 		allowPositionals: true,
+		tokens: true,
 	});
 	const [action, ...rest] = positionals;
+	if (action === undefined)
+		throw usage("It is missing what to do: list, export or verify.");
+	const verb = Object.hasOwn(verbs, action) ? verbs[action] : undefined;
+	if (!verb)
+		throw usage(
+			`"${action}" is nothing to do with the audit trail: list, export and verify are.`,
+		);
 	if (rest[0] !== undefined) throw usage(`"${rest[0]}" is one word too many.`);
-	switch (action) {
-		case "list":
-			return list(values);
-		case "export":
-			return exportRows(openSession(values).client, values);
-		case "verify":
-			return verify(values);
-		default:
-			throw usage(
-				action === undefined
-					? "It is missing what to do: list, export or verify."
-					: `"${action}" is nothing to do with the audit trail: list, export and verify are.`,
-			);
-	}
+	refuseOtherOptions(tokens, [...Object.keys(serverOptions), ...verb.options], {
+		command: "audit",
+		verb: action,
+	});
+	return verb.run(values);
 }
 
 const PAGE = 50;
@@ -105,7 +123,7 @@ async function list(values: Values): Promise<number> {
 			`--limit must be a whole number from 1 to 1000, not "${values.limit}".`,
 		);
 	const filter = filterOf(values);
-	const { client } = openSession(values);
+	const { client } = await openSession(values, "account");
 	const rows: AuditRow[] = [];
 	let marker: string | undefined;
 	do {
@@ -119,10 +137,15 @@ async function list(values: Values): Promise<number> {
 		marker = page.marker;
 	} while (marker !== undefined && rows.length < count);
 	const out = new Output();
-	for (const row of rows)
-		if (values.json) process.stdout.write(`${JSON.stringify(row)}\n`);
-		else out.line(rowText(row, out));
-	if (rows.length === 0 && !values.json) out.line("There are no such calls.");
+	if (values.json)
+		for (const row of rows) process.stdout.write(`${JSON.stringify(row)}\n`);
+	else if (rows.length === 0) out.line("There are no such calls.");
+	// Above the first row stand the headings.
+	else
+		for (const [index, line] of tableLines(rows.map(cellsOf)).entries())
+			out.line(
+				rows[index - 1]?.decision === "refused" ? out.paint("red", line) : line,
+			);
 	return exitCodes.ok.code;
 }
 
@@ -151,26 +174,24 @@ function filterOf(
 	);
 }
 
-function rowText(row: AuditRow, out: Output): string {
-	const who = row.user_name ?? row.credential ?? "somebody";
-	const what = row.action ?? `${row.method} ${row.path}`;
-	const parts = [
-		String(row.seq).padStart(6),
-		row.at,
-		row.address,
-		who,
-		what,
-		row.resource ?? "",
-		String(row.status),
-		row.decision === "refused"
-			? `refused: ${row.reason ?? row.error_code}`
-			: "",
-	];
-	const line = parts.filter(Boolean).join("  ");
-	return row.decision === "refused" ? out.paint("red", line) : line;
+function cellsOf(row: AuditRow): Record<string, string> {
+	return {
+		SEQ: String(row.seq),
+		TIME: row.at,
+		ADDRESS: row.address,
+		WHO: row.user_name ?? row.credential ?? "somebody",
+		ACTION: row.action ?? `${row.method} ${row.path}`,
+		RESOURCE: row.resource ?? "–",
+		STATUS: String(row.status),
+		REFUSED:
+			row.decision === "refused"
+				? (row.reason ?? row.error_code ?? "for no known reason")
+				: "",
+	};
 }
 
-async function exportRows(client: Client, values: Values): Promise<number> {
+async function exportRows(values: Values): Promise<number> {
+	const { client } = await openSession(values, "account");
 	const answer = await client.exportAudit({
 		...(values.from === undefined ? {} : { start_time: values.from }),
 		...(values.until === undefined ? {} : { end_time: values.until }),
@@ -193,7 +214,7 @@ async function verify(values: Values): Promise<number> {
 	const expect = /^(\d{1,15}):([0-9a-f]{64})$/.exec(values.expect ?? "");
 	if (values.expect !== undefined && !expect)
 		throw usage("--expect must be SEQ:HASH, as an earlier verify printed it.");
-	const { client } = openSession(values);
+	const { client } = await openSession(values, "account");
 	const found = await client.verifyAudit(
 		expect ? { seq: Number(expect[1]), hash: expect[2] as string } : undefined,
 	);

@@ -12,18 +12,18 @@ import type {
 	ImportFormat,
 	ImportRefusal,
 } from "../wire/device-imports.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOtherOptions } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
 import { untilInterrupted } from "./interrupt.ts";
 import { bytesText, columns, counted, Output } from "./output.ts";
-import { openSession, sessionHelp, sessionOptions } from "./session.ts";
+import { openSession, serverHelp, serverOptions } from "./session.ts";
 
 const help = `otaru devices: register many devices from a file, and write devices into one
 
 Usage
-  otaru devices import FILE [options]
-  otaru devices refusals IMPORT_ID [FILE] [options]
-  otaru devices export [FILE] [options]
+  otaru devices import FILE [--format F] [--app-id ID] [--refusals FILE] [--json] [server]
+  otaru devices refusals IMPORT_ID [FILE] [--format F] [server]
+  otaru devices export [FILE] [--format F] [--app-id ID] [--product ID] [server]
 
   import    registers every line of FILE (- for standard input). What is there already
             stays as it is, so a file can be imported again.
@@ -39,7 +39,7 @@ Options
   --json               import: the outcome as JSON
 
 Server
-${sessionHelp}
+${serverHelp}
 
 Example
   otaru devices import factory-batch-7.csv --refusals refused.csv
@@ -53,7 +53,8 @@ ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), mea
 `;
 
 const options = {
-	...sessionOptions,
+	...serverOptions,
+	"app-id": { type: "string" },
 	format: { type: "string" },
 	product: { type: "string" },
 	refusals: { type: "string" },
@@ -64,13 +65,26 @@ type Values = ReturnType<
 	typeof parseArgs<{ options: typeof options }>
 >["values"];
 
+const optionsOf: Readonly<Record<string, readonly (keyof typeof options)[]>> = {
+	import: ["format", "app-id", "refusals", "json"],
+	refusals: ["format"],
+	export: ["format", "app-id", "product"],
+};
+
 async function run(args: string[]): Promise<number> {
-	const { values, positionals } = parseArgs({
+	const { values, positionals, tokens } = parseArgs({
 		args,
 		options,
 		allowPositionals: true,
+		tokens: true,
 	});
 	const [action, ...names] = positionals;
+	if (action !== undefined && Object.hasOwn(optionsOf, action))
+		refuseOtherOptions(
+			tokens,
+			[...Object.keys(serverOptions), ...(optionsOf[action] ?? [])],
+			{ command: "devices", verb: action },
+		);
 	switch (action) {
 		case "import":
 			return importFile(oneOf(names, 1, "import FILE"), values);
@@ -114,7 +128,7 @@ async function importFile(file: string, values: Values): Promise<number> {
 		throw usage(`--format is missing: "${file}" does not tell what it is.`);
 	if (file !== "-" && !existsSync(file))
 		throw usage(`There is no file ${file}.`);
-	const { client } = openSession(values);
+	const { client } = await openSession(values);
 	const out = new Output(process.stderr);
 	const stop = untilInterrupted();
 	const accepted = await upload(client, file, format, values, out, stop.signal);
@@ -311,7 +325,7 @@ async function saveRefusals(
 	values: Values,
 ): Promise<number> {
 	const format = formatOf(values.format, file);
-	const { client } = openSession(values);
+	const { client } = await openSession(values);
 	const answer = await client.getImportRefusals(
 		importId,
 		format === undefined ? {} : { format },
@@ -324,7 +338,7 @@ async function exportFile(
 	values: Values,
 ): Promise<number> {
 	const format = formatOf(values.format, file) ?? "csv";
-	const { client } = openSession(values);
+	const { client } = await openSession(values);
 	const answer = await client.exportDevices({
 		format,
 		...(values["app-id"] === undefined ? {} : { app_id: values["app-id"] }),

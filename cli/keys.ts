@@ -2,17 +2,17 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import type { MasterKeyStatus } from "../wire/master-key.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOtherOptions } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
 import { untilInterrupted } from "./interrupt.ts";
-import { columns, Output } from "./output.ts";
-import { openSession, sessionHelp, sessionOptions } from "./session.ts";
+import { columns, counted, Output } from "./output.ts";
+import { openSession, serverHelp, serverOptions } from "./session.ts";
 
 const help = `otaru keys: the master key that the server's stored secrets are encrypted under
 
 Usage
-  otaru keys status [options]
-  otaru keys rotate [--wait] [options]
+  otaru keys status [--json] [server]
+  otaru keys rotate [--wait] [--json] [server]
 
   status   the keys, how many secrets each of them encrypts, and how far a change is
   rotate   changes the key while the server serves. With master.key in the data
@@ -21,18 +21,18 @@ Usage
            of that list, and status says which of the others may go.
 
 Options
-  --wait               returns only when it is done
+  --wait               rotate: returns only when it is done
   --json               JSON
 
 Server
-${sessionHelp}
+${serverHelp}
 
 Exit codes
 ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), meaning]))}
 `;
 
 const options = {
-	...sessionOptions,
+	...serverOptions,
 	wait: { type: "boolean", default: false },
 	json: { type: "boolean", default: false },
 } as const;
@@ -40,10 +40,11 @@ const options = {
 const POLL_MS = 1_000;
 
 async function run(args: string[]): Promise<number> {
-	const { values, positionals } = parseArgs({
+	const { values, positionals, tokens } = parseArgs({
 		args,
 		options,
 		allowPositionals: true,
+		tokens: true,
 	});
 	const [action, ...rest] = positionals;
 	if (action !== "status" && action !== "rotate")
@@ -53,9 +54,15 @@ async function run(args: string[]): Promise<number> {
 				: `"${action}" is nothing to do with keys: status and rotate are.`,
 		);
 	if (rest.length > 0) throw usage(`"${rest[0]}" is one word too many.`);
-	if (values.wait && action !== "rotate")
-		throw usage("--wait goes with rotate.");
-	const { client } = openSession(values);
+	refuseOtherOptions(
+		tokens,
+		[
+			...Object.keys(serverOptions),
+			...(action === "rotate" ? ["wait", "json"] : ["json"]),
+		],
+		{ command: "keys", verb: action },
+	);
+	const { client } = await openSession(values, "account");
 	const output = new Output();
 	let status =
 		action === "rotate"
@@ -97,7 +104,7 @@ function linesOf(status: MasterKeyStatus): string[] {
 					: key.needed
 						? "is still needed"
 						: "is not needed: it may leave OTARU_MASTER_KEY, on every server";
-		return [key.key_id, `${key.secrets} secrets; ${what}`] as const;
+		return [key.key_id, `${counted(key.secrets, "secret")}; ${what}`] as const;
 	});
 	return [
 		columns(rows),

@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import type { Command } from "./command.ts";
 import { CommandError, exitCodes, reportError } from "./errors.ts";
+import { endWhenUnread, isBrokenPipe, wasUnread } from "./interrupt.ts";
 import { columns } from "./output.ts";
 
 /** Loaded when asked for, so that `otaru --help` answers at once. */
@@ -14,6 +15,11 @@ const commands: Readonly<
 	access: {
 		summary: "manage users, their keys, and what each may do",
 		load: async () => (await import("./access.ts")).access,
+	},
+	admin: {
+		summary:
+			"on the server's machine: let an administrator in again when nobody can",
+		load: async () => (await import("./admin.ts")).admin,
 	},
 	audit: {
 		summary:
@@ -94,8 +100,14 @@ function version(): string {
 	return JSON.parse(readFileSync(file, "utf8")).version;
 }
 
+endWhenUnread();
+const args = process.argv.slice(2);
 try {
-	process.exitCode = await main(process.argv.slice(2));
+	const code = await main(args);
+	process.exitCode = wasUnread() ? exitCodes.ok.code : code;
 } catch (error) {
-	process.exitCode = reportError(error);
+	process.exitCode =
+		wasUnread() || isBrokenPipe(error)
+			? exitCodes.ok.code
+			: reportError(error, args[0]);
 }

@@ -128,10 +128,67 @@ export function columns(
 	rows: readonly (readonly [string, string])[],
 	indent = "  ",
 ): string {
-	const width = Math.max(...rows.map(([first]) => first.length));
-	return rows
-		.map(([first, second]) =>
-			`${indent}${first.padEnd(width)}  ${second}`.trimEnd(),
-		)
+	return aligned(rows)
+		.map((line) => indent + line)
 		.join("\n");
+}
+
+/**
+ * Lines of a table: the headings, which are the keys of the first row, and a line for
+ * each row.
+ */
+export function tableLines(rows: readonly Record<string, string>[]): string[] {
+	const [first] = rows;
+	if (!first) return [];
+	return aligned([
+		Object.keys(first),
+		...rows.map((row) => Object.values(row)),
+	]);
+}
+
+function aligned(rows: readonly (readonly string[])[]): string[] {
+	const cells = rows.map((row) => row.map(oneLine));
+	const widths = (cells[0] ?? []).map((_, column) =>
+		Math.max(...cells.map((row) => displayWidth(row[column] ?? ""))),
+	);
+	return cells.map((row) =>
+		row
+			.map((cell, column) => {
+				const gap = (widths[column] ?? 0) - displayWidth(cell);
+				return cell + " ".repeat(Math.max(0, gap));
+			})
+			.join("  ")
+			.trimEnd(),
+	);
+}
+
+/**
+ * What somebody wrote, fit for one cell: line breaks, tabs, escapes and what turns the
+ * direction of writing would move everything behind it, so each becomes a blank.
+ */
+export function oneLine(text: string): string {
+	return text.replace(
+		/[\p{Cc}\p{Zl}\p{Zp}\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/gu,
+		" ",
+	);
+}
+
+/** Shown with their neighbour, or not at all. */
+const NO_CELL = /[\p{Mn}\p{Me}\p{Cf}]/u;
+/** Two cells each: Unicode's East Asian Width W and F, as far as fonts have it so. */
+const TWO_CELLS =
+	/[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Bopomofo}\p{Script=Yi}\p{Emoji_Presentation}\u3000-\u303E\u30FC\u31C0-\u33FF\uFE30-\uFE6F\uFF01-\uFF60\uFFE0-\uFFE6]/u;
+/** Narrow letters of those scripts. */
+const HALF_WIDTH = /[\uFF61-\uFFDC\uFFE8-\uFFEE]/u;
+
+/** How many cells of a terminal a text takes. */
+export function displayWidth(text: string): number {
+	let cells = 0;
+	for (const sign of text)
+		cells += NO_CELL.test(sign)
+			? 0
+			: TWO_CELLS.test(sign) && !HALF_WIDTH.test(sign)
+				? 2
+				: 1;
+	return cells;
 }

@@ -96,7 +96,7 @@ async function run(args: string[]): Promise<number> {
 	const faults = readFaults(values.fault ?? []);
 	const given = readModules(values.module ?? []);
 
-	const session = openSession(values);
+	const session = await openSession(values);
 	const brokers = session.brokers(values.transport);
 	const product = await findProduct(
 		session.client,

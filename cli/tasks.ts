@@ -4,18 +4,18 @@ import { parseArgs } from "node:util";
 import { ApiFailure, type Client } from "../wire/client.ts";
 import type { SubtaskEvent, TaskState, WatchEvent } from "../wire/history.ts";
 import { otaTaskTypes, type Task, taskStatuses } from "../wire/tasks.ts";
-import type { Command } from "./command.ts";
+import { type Command, refuseOtherOptions } from "./command.ts";
 import { CommandError, exitCodes } from "./errors.ts";
 import { untilInterrupted } from "./interrupt.ts";
 import { bytesText, columns, Output } from "./output.ts";
-import { openSession, sessionHelp, sessionOptions } from "./session.ts";
+import { openSession, serverHelp, serverOptions } from "./session.ts";
 
 const help = `otaru tasks: look at upgrade tasks and watch them
 
 Usage
-  otaru tasks list [--status S] [--limit N] [options]
-  otaru tasks show ID [options]
-  otaru tasks watch ID [options]
+  otaru tasks list [--status S] [--limit N] [--app-id ID] [--json] [server]
+  otaru tasks show ID [--json] [server]
+  otaru tasks watch ID [--json] [server]
 
   list    the newest tasks and how they stand
   show    one task, and its devices that have not succeeded
@@ -24,12 +24,13 @@ Usage
           happens. It goes on by itself when the connection breaks.
 
 Options
-  --status S           only tasks in this status: ${taskStatuses.join(", ")}
-  --limit N            how many, 1 to 50 (20)
+  --status S           list: only tasks in this status: ${taskStatuses.join(", ")}
+  --app-id ID          list: only tasks of this resource space
+  --limit N            list: how many, 1 to 50 (20)
   --json               JSON; of watch, one event in a line
 
 Server
-${sessionHelp}
+${serverHelp}
 
 Exit codes
 ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), meaning]))}
@@ -38,21 +39,32 @@ ${columns(Object.values(exitCodes).map(({ code, meaning }) => [String(code), mea
 `;
 
 const options = {
-	...sessionOptions,
+	...serverOptions,
+	"app-id": { type: "string" },
 	status: { type: "string" },
 	limit: { type: "string", default: "20" },
 	json: { type: "boolean", default: false },
 } as const;
 
 async function run(args: string[]): Promise<number> {
-	const { values, positionals } = parseArgs({
+	const { values, positionals, tokens } = parseArgs({
 		args,
 		options,
 		allowPositionals: true,
+		tokens: true,
 	});
 	const [action, id, ...rest] = positionals;
-	const { client } = openChecked(action, id, rest, values);
-	switch (action) {
+	const verb = checkedVerb(action, id, rest);
+	refuseOtherOptions(
+		tokens,
+		[
+			...Object.keys(serverOptions),
+			...(verb === "list" ? ["status", "limit", "app-id", "json"] : ["json"]),
+		],
+		{ command: "tasks", verb },
+	);
+	const { client } = await openSession(values);
+	switch (verb) {
 		case "watch":
 			return watch(client, id ?? "", values.json);
 		case "show":
@@ -67,12 +79,11 @@ type Values = ReturnType<
 >["values"];
 
 /** The command line is judged before a server is looked for. */
-function openChecked(
+function checkedVerb(
 	action: string | undefined,
 	id: string | undefined,
 	rest: readonly string[],
-	values: Values,
-) {
+): "list" | "show" | "watch" {
 	if (action !== "list" && action !== "show" && action !== "watch")
 		throw usage(
 			action === undefined
@@ -83,7 +94,7 @@ function openChecked(
 		throw usage(`The id of a task is missing: otaru tasks ${action} ID.`);
 	const extra = action === "list" ? id : rest[0];
 	if (extra !== undefined) throw usage(`"${extra}" is one word too many.`);
-	return openSession(values);
+	return action;
 }
 
 // --- watch -----------------------------------------------------------------------

@@ -310,12 +310,21 @@ export const settings = {
 
 type Setting = keyof typeof settings;
 
+/** What the `otaru` command and the samples read; a shell may have set them for those. */
+const ofTheCommandLine = [
+	"OTARU_ENDPOINT",
+	"OTARU_PROJECT_ID",
+	"OTARU_PASSWORD",
+	"OTARU_TOKEN",
+];
+
 /** @throws ConfigError naming the variable and the rule. */
 export function readConfig(env: Env = process.env): Config {
 	for (const name of Object.keys(env)) {
 		if (
 			name.startsWith("OTARU_") &&
 			!(name in settings) &&
+			!ofTheCommandLine.includes(name) &&
 			!name.startsWith("OTARU_TEST_")
 		) {
 			throw new ConfigError(

@@ -474,6 +474,11 @@ export const errors = {
 		"IOTDA.015941",
 		"Operation not allowed. OTARU_MASTER_KEY lists one key only.",
 	),
+	foreignMasterKey: kind(
+		403,
+		"IOTDA.015942",
+		"Operation not allowed. master.key does not hold the key that the server has.",
+	),
 } as const;
 
 /** The vendor puts the key into the sentence. */

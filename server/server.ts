@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deviceLine } from "../wire/device-imports.ts";
 import { createDevice } from "../wire/devices.ts";
+import { RightsKeeper } from "./access/rights.ts";
 import type { ArtifactStore } from "./artifacts/artifact-store.ts";
 import { openDisk } from "./artifacts/disk.ts";
 import {
@@ -223,6 +224,7 @@ export async function startServer(
 			spool,
 			nodeId,
 			sealed,
+			rights: new RightsKeeper(db, config),
 			rules: { readJson, check: partChecker(deviceLine, "the line") },
 			events,
 			now,

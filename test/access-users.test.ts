@@ -510,8 +510,8 @@ forEachEngine((engine) => {
 			users: [, first],
 		} = await own.api.listUsers({});
 		assert.ok(first);
-		const firstApi = own.api;
-		const secondApi = (beside ?? own).api.as({
+		let firstApi = own.api;
+		let secondApi = (beside ?? own).api.as({
 			accessKey: second.accessKey,
 			secretKey: second.secretKey,
 		});
@@ -534,6 +534,11 @@ forEachEngine((engine) => {
 			const left: Client = lost === one ? firstApi : secondApi;
 			const gone = lost === one ? second.user.user_id : first.user_id;
 			await left.updateUser(gone, { is_administrator: true, enabled: true });
+			if ((await left.listAccessKeys(gone)).access_keys.length > 0) continue;
+			const { access_key, secret_key } = await left.createAccessKey(gone);
+			const signer = { accessKey: access_key, secretKey: secret_key };
+			if (lost === one) secondApi = (beside ?? own).api.as(signer);
+			else firstApi = own.api.as(signer);
 		}
 	});
 
@@ -569,6 +574,145 @@ forEachEngine((engine) => {
 		await clerk.api.updateUser(user.user_id, { generate_password: true });
 		await clerk.api.createAccessKey(user.user_id);
 		await clerk.api.deleteUser(user.user_id);
+	});
+
+	describe("whoever becomes an administrator", () => {
+		test("loses the keys, the password and the tokens that others may have", async () => {
+			const clerk = await makeProgram(api);
+			await grantTo(
+				api,
+				clerk.user,
+				allowing("iam:users:*", "iam:accessKeys:*"),
+			);
+			const { user } = await makePerson(api);
+			const { user_id } = user;
+			const keys = [
+				await clerk.api.createAccessKey(user_id),
+				await clerk.api.createAccessKey(user_id),
+			];
+			const [enabled, disabled] = keys;
+			assert.ok(enabled && disabled);
+			await clerk.api.updateAccessKey(user_id, disabled.access_key, {
+				enabled: false,
+			});
+			const password = somePassword();
+			await clerk.api.updateUser(user_id, {
+				password,
+				must_change_password: false,
+			});
+			const byKey = api.as({
+				accessKey: enabled.access_key,
+				secretKey: enabled.secret_key,
+			});
+			const byToken = await signIn(server, { user, password });
+			await byKey.getMe();
+			await byToken.getMe();
+
+			const promoted = await api.updateUser(user_id, {
+				is_administrator: true,
+			});
+			assert.match(promoted.password ?? "", /^[A-Za-z0-9]{24}$/);
+			assert.equal(promoted.must_change_password, true);
+			assert.equal("password" in (await api.getUser(user_id)), false);
+			await refused(byKey.getMe(), 401, UNAUTHENTICATED);
+			await refused(byToken.getMe(), 401, UNAUTHENTICATED);
+			await refused(signIn(server, { user, password }), 401, "401");
+			assert.deepEqual(await api.listAccessKeys(user_id), { access_keys: [] });
+			await refused(
+				clerk.api.updateAccessKey(user_id, disabled.access_key, {
+					enabled: true,
+				}),
+				403,
+				FORBIDDEN,
+			);
+
+			const his = await signIn(server, {
+				user,
+				password: promoted.password ?? "",
+			});
+			await refused(his.listUsers({}), 403, "IOTDA.015924");
+			const own = somePassword();
+			await his.changeOwnPassword({
+				password: promoted.password ?? "",
+				new_password: own,
+			});
+			await (await signIn(server, { user, password: own })).listUsers({});
+			// He is one already: nothing is taken from him.
+			const again = await api.updateUser(user_id, { is_administrator: true });
+			assert.equal(again.password, undefined);
+			assert.equal(again.must_change_password, false);
+			await signIn(server, { user, password: own });
+		});
+
+		test("has the password that the same call gives him, and no other", async () => {
+			const { user, password } = await makePerson(api);
+			const next = somePassword();
+			const promoted = await api.updateUser(user.user_id, {
+				is_administrator: true,
+				password: next,
+				must_change_password: false,
+			});
+			assert.equal(promoted.password, undefined);
+			await refused(signIn(server, { user, password }), 401, "401");
+			await (await signIn(server, { user, password: next })).listUsers({});
+
+			const other = await makePerson(api);
+			const withoutOne = await api.updateUser(other.user.user_id, {
+				is_administrator: true,
+				password_sign_in: false,
+			});
+			assert.equal(withoutOne.password, undefined);
+			assert.equal(withoutOne.password_sign_in, false);
+			await refused(signIn(server, other), 401, "401");
+		});
+
+		test("gets no password when he had none, and loses his keys", async () => {
+			const { user, api: his } = await makeProgram(api);
+			const promoted = await api.updateUser(user.user_id, {
+				is_administrator: true,
+			});
+			assert.equal(promoted.password, undefined);
+			assert.equal(promoted.password_sign_in, false);
+			assert.equal(promoted.must_change_password, false);
+			await refused(his.getMe(), 401, UNAUTHENTICATED);
+		});
+
+		test("again, after it was taken back, loses what he was given meanwhile", async () => {
+			const clerk = await makeProgram(api);
+			await grantTo(api, clerk.user, allowing("iam:accessKeys:create"));
+			const { user } = await makePerson(api, { is_administrator: true });
+			await api.updateUser(user.user_id, {
+				is_administrator: false,
+				enabled: false,
+			});
+			const key = await clerk.api.createAccessKey(user.user_id);
+			await api.updateUser(user.user_id, {
+				is_administrator: true,
+				enabled: true,
+			});
+			await refused(
+				api
+					.as({ accessKey: key.access_key, secretKey: key.secret_key })
+					.getMe(),
+				401,
+				UNAUTHENTICATED,
+			);
+		});
+
+		test("is left no key by somebody who makes one at the same moment", async () => {
+			const clerk = await makeProgram(api);
+			await grantTo(api, clerk.user, allowing("iam:accessKeys:create"));
+			for (let round = 0; round < 4; round++) {
+				const { user_id } = (await makePerson(api)).user;
+				await Promise.allSettled([
+					clerk.api.createAccessKey(user_id),
+					api.updateUser(user_id, { is_administrator: true }),
+					clerk.api.createAccessKey(user_id),
+				]);
+				const { access_keys } = await api.listAccessKeys(user_id);
+				assert.deepEqual(access_keys, []);
+			}
+		});
 	});
 
 	test("without a grant a user manages nobody, and sees nobody", async () => {
@@ -665,6 +809,66 @@ forEachEngine((engine) => {
 		await refused(spare.getMe(), 401, UNAUTHENTICATED);
 		await his.deleteOwnAccessKey(second.access_key);
 		assert.equal((await his.listOwnAccessKeys()).access_keys.length, 1);
+	});
+
+	test("a Deny keeps a user from making keys of his own, and from nothing that he needs", async () => {
+		const person = await makePerson(api);
+		const { user_id } = person.user;
+		const { access_key, secret_key } = await api.createAccessKey(user_id);
+		const his = api.as({ accessKey: access_key, secretKey: secret_key });
+		const simulated = (action: string) =>
+			api.call<{ allowed: boolean; because: string; statement?: object }>(
+				"POST",
+				"/otaru/v1/access/simulate",
+				{ json: { user_id, action } },
+			);
+		const actions = {
+			"iam:me:createAccessKey": () => his.createOwnAccessKey(),
+			"iam:me:updateAccessKey": () =>
+				his.updateOwnAccessKey(access_key, { description: "x" }),
+			"iam:me:deleteAccessKey": () => his.deleteOwnAccessKey(access_key),
+		};
+		for (const action of Object.keys(actions))
+			assert.deepEqual(await simulated(action), {
+				allowed: true,
+				because: "allowed",
+			});
+		const denying = (statement: object) =>
+			grantTo(api, person.user, {
+				Version: "5.0",
+				Statement: [{ Effect: "Deny", Action: ["*"], ...statement }],
+			});
+		// Neither an address he comes from, nor a resource space, nor something else.
+		await denying({
+			Condition: { IpAddress: { "g:SourceIp": ["203.0.113.0/24"] } },
+		});
+		await denying({ Resource: ["iotda:*:*:app:*"] });
+		await denying({ Action: ["iotda:*:*"] });
+		await his.updateOwnAccessKey(access_key, { description: "still his" });
+		await denying({
+			Sid: "not-from-here",
+			Condition: { NotIpAddress: { "g:SourceIp": ["203.0.113.0/24"] } },
+		});
+		for (const [action, call] of Object.entries(actions)) {
+			await refused(call(), 403, FORBIDDEN, action);
+			const { allowed, because, statement } = await simulated(action);
+			assert.deepEqual([allowed, because], [false, "denied"]);
+			assert.equal((statement as { sid?: string }).sid, "not-from-here");
+		}
+		const { access_keys } = await his.listOwnAccessKeys();
+		assert.deepEqual(
+			access_keys.map((key) => [key.access_key, key.description]),
+			[[access_key, "still his"]],
+		);
+		await his.getMe();
+		for (const action of ["iam:me:get", "iam:me:changePassword"])
+			assert.equal((await simulated(action)).allowed, true);
+		const byToken = await signIn(server, person);
+		await refused(byToken.createOwnAccessKey(), 403, FORBIDDEN);
+		await byToken.changeOwnPassword({
+			password: person.password,
+			new_password: somePassword(),
+		});
 	});
 });
 

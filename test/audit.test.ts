@@ -5,10 +5,16 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { AnonymousFlood } from "../server/audit/anonymous-flood.ts";
 import type { AuditEntry } from "../server/audit/audit-chain.ts";
 import { AuditLog } from "../server/audit/audit-log.ts";
+import {
+	type FloodKind,
+	ofAddress,
+	ofUser,
+	RefusalFlood,
+} from "../server/audit/refusal-flood.ts";
 import { Client } from "../wire/client.ts";
+import { makeUser } from "./support/access.ts";
 import {
 	auditOf,
 	chainKey,
@@ -560,7 +566,7 @@ forEachEngine((engine) => {
 		);
 		assert.match(
 			listed.out,
-			/ 2 {2}\S+ {2}127\.0\.0\.1 {2}admin {2}iotda:products:create {2}\S+ {2}201\n$/,
+			/^SEQ {2}TIME +ADDRESS +WHO +ACTION +RESOURCE +STATUS +REFUSED\n2 {4}\S+ {2}127\.0\.0\.1 {2}admin {2}iotda:products:create {2}\S+ {2}201\n$/,
 		);
 		const asJson = await otaru(server, "list", "--json");
 		assert.deepEqual(
@@ -706,6 +712,99 @@ forEachEngine((engine) => {
 		assert.equal((await api.verifyAudit()).intact, true);
 	});
 
+	test("what a user is refused all the time leaves some rows and a number, what he may do every row", async () => {
+		const clock = new HandClock(new Date("2026-02-03T10:00:10Z"));
+		await using server = await startServer(engine, { now: clock.now });
+		const { api } = server;
+		const user = await makeUser(api);
+		const other = await makeUser(api);
+		const rowsOf = (userId: string) => auditOf(api, { user_id: userId });
+		const me = "/otaru/v1/access/me";
+		// Nothing is done, neither by what is refused nor by what fails without a grant.
+		for (let index = 0; index < 50; index++)
+			await refused(user.api.deleteProduct("p"), 403, "IOTDA.000022");
+		for (let index = 0; index < 50; index++)
+			await refused(
+				user.api.call("DELETE", `${me}/access-keys/NOSUCHKEY${index}`),
+				404,
+				"IOTDA.015904",
+			);
+		assert.equal((await rowsOf(user.userId)).length, 60);
+		// Others are others, and what was done is kept.
+		await refused(other.api.deleteProduct("p"), 403, "IOTDA.000022");
+		assert.equal((await rowsOf(other.userId)).length, 1);
+		for (let index = 0; index < 5; index++)
+			await user.api.call("PUT", `${me}/access-keys/${user.key.accessKey}`, {
+				json: { description: `d${index}` },
+			});
+		assert.equal((await rowsOf(user.userId)).length, 65);
+
+		clock.pass({ minutes: 1 });
+		await refused(user.api.deleteProduct("p"), 403, "IOTDA.000022");
+		let rows = await rowsOf(user.userId);
+		for (let tries = 0; rows.length < 67 && tries < 100; tries++) {
+			await pause(20);
+			rows = await rowsOf(user.userId);
+		}
+		assert.equal(rows.length, 67);
+		const summary = rows.find(({ reason }) => reason?.startsWith("and "));
+		assert.match(summary?.reason ?? "", /^and 40 more in a minute/);
+		assert.equal(summary?.user_name, user.userName);
+		assert.equal((await api.verifyAudit()).intact, true);
+	});
+
+	test("nobody writes a line of his own, or anything that moves a cursor, into the trail", async () => {
+		await using server = await startServer(engine);
+		const { api, credentials, url } = server;
+		const signs = ["\n", "\r", "\x1b", "\x00", "\x7f", "\x9b", "\u2028"];
+		signs.push("\u2029", "\u202e", "\u2066", "\u200f", "\u061c", "\t");
+		for (const sign of signs) {
+			const { status } = await send(url, {
+				path: `/v5/iot/${credentials.project_id}/devices/x${encodeURIComponent(sign)}y`,
+			});
+			assert.equal(status, 401);
+			const row = await lastAudit(api);
+			assert.equal(row.resource, "x\uFFFDy", JSON.stringify(sign));
+			assert.ok(row.path.endsWith(`/x${encodeURIComponent(sign)}y`));
+		}
+		const { status } = await send(url, {
+			path: `/v5/iot/${credentials.project_id}/devices/${encodeURIComponent("gerät-設備")}`,
+		});
+		assert.equal(status, 401);
+		assert.equal((await lastAudit(api)).resource, "gerät-設備");
+		assert.equal((await api.verifyAudit()).intact, true);
+		assert.equal(checkExport(await exportedRows(api)), undefined);
+	});
+
+	test("a secret key in the place of the access key is not kept, the rest of the path is", async () => {
+		await using server = await startServer(engine);
+		const { api, url } = server;
+		const user = await makeUser(api);
+		const me = "/otaru/v1/access/me/access-keys";
+		const own = `/otaru/v1/access/users/${user.userId}/access-keys`;
+		const secrets = [user.key.secretKey, `%4e${user.key.secretKey}`];
+		for (const secret of secrets) {
+			await api.call("DELETE", `${me}/${secret}`).catch(() => undefined);
+			const mine = await lastAudit(api);
+			assert.equal(mine.path, `${me}/:access_key`);
+			assert.equal(mine.resource, undefined);
+			await api
+				.call("PUT", `${own}/${secret}`, { json: { enabled: true } })
+				.catch(() => undefined);
+			const his = await lastAudit(api);
+			assert.equal(his.path, `${own}/:access_key`);
+			assert.equal(his.resource, user.userId);
+			await send(url, { method: "DELETE", path: `${me}/${secret}` });
+			assert.equal((await lastAudit(api)).path, `${me}/:access_key`);
+		}
+		const kept = JSON.stringify(await exportedRows(api));
+		assert.ok(!kept.includes(user.key.secretKey));
+		await api.call("DELETE", `${own}/${user.key.accessKey}`);
+		const last = await lastAudit(api);
+		assert.equal(last.path, `${own}/${user.key.accessKey}`);
+		assert.equal(last.resource, user.key.accessKey);
+	});
+
 	test("what is older than the setting says is gone after the next sweep", async () => {
 		const clock = new HandClock(new Date("2026-02-03T10:00:00Z"));
 		await using server = await startServer(engine, {
@@ -817,11 +916,14 @@ test("two servers that write at once make one chain", async () => {
 	);
 });
 
-describe("strangers", () => {
-	function makeFlood(limits: { perAddress: number; addresses: number }) {
+describe("refusals", () => {
+	function makeFlood(
+		limits: { perSource: number; sources: number },
+		kind: FloodKind = ofAddress,
+	) {
 		const clock = new HandClock(new Date("2026-02-03T10:00:10Z"));
 		const said: AuditEntry[] = [];
-		const flood = new AnonymousFlood({
+		const flood = new RefusalFlood(kind, {
 			now: clock.now,
 			limits,
 			onFailure: (error) => assert.fail(String(error)),
@@ -833,7 +935,7 @@ describe("strangers", () => {
 	}
 
 	test("from however many addresses leave a bounded number of rows", async () => {
-		const { clock, said, flood } = makeFlood({ perAddress: 2, addresses: 10 });
+		const { clock, said, flood } = makeFlood({ perSource: 2, sources: 10 });
 		let kept = 0;
 		for (let index = 0; index < 100_000; index++) {
 			const address = `10.${index % 250}.${index % 83}.1`;
@@ -855,12 +957,51 @@ describe("strangers", () => {
 	});
 
 	test("are summed up when the server stops", async () => {
-		const { said, flood } = makeFlood({ perAddress: 1, addresses: 10 });
+		const { said, flood } = makeFlood({ perSource: 1, sources: 10 });
 		for (let index = 0; index < 4; index++)
 			flood.admits("192.0.2.1", entry({ credential: `AK${index}` }));
 		await flood[Symbol.asyncDispose]();
 		assert.equal(said.length, 1);
 		assert.match(said[0]?.reason ?? "", /^and 3 more/);
 		assert.equal(said[0]?.credential, null);
+	});
+
+	test("of a user are summed up in his name, and of too many users in nobody's", async () => {
+		const { said, flood } = makeFlood({ perSource: 1, sources: 1 }, ofUser);
+		const by = (user_id: string) =>
+			flood.admits(
+				user_id,
+				entry({ user_id, user_name: user_id, account_id: "a", resource: "r" }),
+			);
+		assert.deepEqual(["u1", "u1", "u1", "u2", "u3", "u4"].map(by), [
+			true,
+			false,
+			false,
+			true,
+			false,
+			false,
+		]);
+		await flood[Symbol.asyncDispose]();
+		assert.deepEqual(
+			said.map(({ user_id, user_name, account_id, address, resource }) => ({
+				...{ user_id, user_name, account_id, address, resource },
+			})),
+			[
+				{
+					user_id: "u1",
+					user_name: "u1",
+					account_id: "a",
+					address: "192.0.2.1",
+					resource: null,
+				},
+				{
+					user_id: null,
+					user_name: null,
+					account_id: null,
+					address: "*",
+					resource: null,
+				},
+			],
+		);
 	});
 });

@@ -3,9 +3,18 @@ import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PassThrough } from "node:stream";
 import { describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { bytesText, cutToWidth, durationText } from "../cli/output.ts";
+import { exitCodes } from "../cli/errors.ts";
+import {
+	bytesText,
+	cutToWidth,
+	displayWidth,
+	durationText,
+	tableLines,
+} from "../cli/output.ts";
+import { askHidden, type HiddenInput } from "../cli/terminal.ts";
 import { sqlite } from "./support/engines.ts";
 import { OtaruCommand } from "./support/otaru-command.ts";
 import { makeModule, makeProduct } from "./support/seed.ts";
@@ -30,11 +39,17 @@ describe("the command line", () => {
 		assert.equal(code, 0);
 		assert.match(stdout, /^ {2}demo {2,}\S/m);
 		assert.match(stdout, /^ {2}simulate {2,}\S/m);
-		assert.match(stdout, /^ {2}2 {2,}the command line was not understood$/m);
+		assert.match(
+			stdout,
+			/^ {2}2 {2,}the command line was not understood, or names/m,
+		);
 	});
 
 	test("each command explains itself and its exit codes", async () => {
-		for (const name of ["access", "demo", "devices", "simulate", "tasks"]) {
+		for (const name of [
+			...["access", "admin", "audit", "demo", "devices", "keys"],
+			...["simulate", "tasks"],
+		]) {
 			const { code, stdout } = await otaru(name, "--help");
 			assert.equal(code, 0);
 			assert.ok(stdout.startsWith(`otaru ${name}: `), stdout);
@@ -96,6 +111,42 @@ describe("the command line", () => {
 			"/nowhere/credentials.json",
 		],
 		[
+			"an address that is none",
+			["tasks", "list", "--endpoint", "nonsense"],
+			'--endpoint must be http:// or https:// with a host and no path, not "nonsense"',
+		],
+		[
+			"an address with a path",
+			["tasks", "list", "--endpoint", "http://127.0.0.1:8080/v5"],
+			"no path",
+		],
+		...[
+			["audit", "export", "--user", "x"],
+			["audit", "export", "--json"],
+			["audit", "verify", "--limit", "3"],
+			["audit", "list", "--expect", "x"],
+			["audit", "list", "--after-seq", "1"],
+			["keys", "status", "--wait"],
+			["tasks", "show", "x", "--status", "Fail"],
+			["tasks", "watch", "x", "--app-id", "y"],
+			["devices", "refusals", "x", "--product", "y"],
+			["devices", "import", "x", "--product", "y"],
+			["devices", "export", "--refusals", "y"],
+		].map(
+			(args) =>
+				[
+					`an option that is not of ${args[0]} ${args[1]} (${args.at(-2)})`,
+					args,
+					"does not go with",
+				] as const,
+		),
+		[
+			"an unknown option of audit",
+			["audit", "list", "--broker", "x"],
+			"--broker",
+		],
+		["an unknown admin", ["admin", "dance"], "reset-administrator"],
+		[
 			"too many devices for a demo",
 			["demo", "--devices", "100000"],
 			"--devices must be",
@@ -120,6 +171,32 @@ describe("the command line", () => {
 		assert.equal(code, 3);
 		assert.match(stderr, /cannot be reached/);
 		assert.match(stderr, /npm start/);
+	});
+
+	test("whoever stops reading the output is no failure", async () => {
+		await using server = await startServer(sqlite);
+		const at = ["--data", server.config.dataDir];
+		for (const args of [
+			["--help"],
+			["access", "users", "list", ...at],
+			["audit", "list", "--json", ...at],
+			["audit", "export", ...at],
+			["devices", "export", ...at],
+		]) {
+			await using command = new OtaruCommand(args);
+			command.hangUp();
+			assert.equal(await command.ended, 0, args.join(" "));
+			assert.equal(command.stderr, "", args.join(" "));
+		}
+	});
+
+	test("a refused request sends nobody to the log, a wrong one to the help", async () => {
+		await using server = await startServer(sqlite);
+		const list = async (...args: string[]) =>
+			otaru("audit", "list", "--data", server.config.dataDir, ...args);
+		const { code, stderr } = await list("--status", "7");
+		assert.equal(code, 3);
+		assert.match(stderr, /400 IOTDA\.000006.*\notaru audit --help says/);
 	});
 
 	test("an older Node hands over to the one that came with the package", async () => {
@@ -232,6 +309,41 @@ describe("output", () => {
 		assert.equal(durationText(430), "0.4 s");
 		assert.equal(durationText(9_960), "10 s");
 		assert.equal(durationText(185_000), "3 min 05 s");
+	});
+
+	test("a table is aligned by what is seen, and no cell leaves its place", () => {
+		assert.equal(displayWidth("abc"), 3);
+		assert.equal(displayWidth("模块 1"), 6);
+		assert.equal(displayWidth("ﾓｼﾞｭｰﾙ"), 6);
+		assert.equal(displayWidth("e\u0301"), 1);
+		assert.equal(displayWidth("ok ✅"), 5);
+		assert.deepEqual(
+			tableLines([
+				{ NAME: "模块", NOTE: "a\r\nb" },
+				{ NAME: "x\u001b[31m", NOTE: "c\t" },
+				{ NAME: "\u202eabc", NOTE: "" },
+			]),
+			["NAME    NOTE", "模块    a  b", "x [31m  c", " abc"],
+		);
+		assert.deepEqual(tableLines([]), []);
+	});
+
+	test("a password is asked for without being shown", async () => {
+		const raw: boolean[] = [];
+		const input = Object.assign(new PassThrough(), {
+			setRawMode: (isRaw: boolean) => raw.push(isRaw),
+		}) as PassThrough & HiddenInput;
+		const output = new PassThrough();
+		const asked = askHidden("Password: ", input, output);
+		input.write("secrex");
+		input.write("\u007ft\rnext\n");
+		assert.equal(await asked, "secret");
+		assert.equal(await askHidden("Again: ", input, output), "next");
+		assert.equal(String(output.read()), "Password: \nAgain: \n");
+		assert.deepEqual(raw, [true, false, true, false]);
+		const interrupted = askHidden("Password: ", input, output);
+		input.write("\u0003");
+		await assert.rejects(interrupted, { exit: exitCodes.interrupted });
 	});
 
 	test("a line is cut by what is seen of it, not by its colours", () => {

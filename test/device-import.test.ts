@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { grant, makeUser, ofSpace, type Statement } from "./support/access.ts";
 import { until } from "./support/device.ts";
 import { forEachEngine, postgres } from "./support/engines.ts";
 import {
@@ -250,14 +251,14 @@ forEachEngine((engine) => {
 				"a node id with a blank",
 				"a b,p",
 				"000006",
-				`${INPUT} node_id must be 1 to 64 characters: letters, digits, _ and -.`,
+				`${INPUT} node_id must be 1 to 64 characters: letters A-Z a-z, digits, _ and -.`,
 				"p_a b",
 			],
 			[
 				"a node id with U+0000",
 				"a\u0000b,p",
 				"000006",
-				`${INPUT} node_id must be 1 to 64 characters: letters, digits, _ and -.`,
+				`${INPUT} node_id must be 1 to 64 characters: letters A-Z a-z, digits, _ and -.`,
 				"p_a\ufffdb",
 			],
 			["no node id", ",p", "000006", `${INPUT} node_id is required.`],
@@ -280,7 +281,7 @@ forEachEngine((engine) => {
 				"a name with a blank",
 				"n,p,,a b",
 				"000006",
-				`${INPUT} device_name must be 0 to 256 characters: Chinese characters, letters, digits and _?'#().,&%@!-.`,
+				`${INPUT} device_name must be 0 to 256 characters: Chinese characters, letters A-Z a-z, digits and _?'#().,&%@!-.`,
 				"p_n",
 			],
 			[
@@ -301,7 +302,7 @@ forEachEngine((engine) => {
 				"a secret of seven characters",
 				"n,p,,,,,1234567",
 				"000006",
-				`${INPUT} secret must be 8 to 32 characters: letters, digits, _ and -.`,
+				`${INPUT} secret must be 8 to 32 characters: letters A-Z a-z, digits, _ and -.`,
 				"p_n",
 			],
 			[
@@ -356,14 +357,14 @@ forEachEngine((engine) => {
 				"a tag without a key",
 				"n,p,,,,,,,,,,=v",
 				"000006",
-				`${INPUT} tags[0].tag_key must be 1 to 64 characters: Chinese characters, letters, digits, _, . and -.`,
+				`${INPUT} tags[0].tag_key must be 1 to 64 characters: Chinese characters, letters A-Z a-z, digits, _, . and -.`,
 				"p_n",
 			],
 			[
 				"a tag with a sign",
 				"n,p,,,,,,,,,,a=b=c",
 				"000006",
-				`${INPUT} tags[0].tag_value must be 0 to 128 characters: Chinese characters, letters, digits, _, . and -.`,
+				`${INPUT} tags[0].tag_value must be 0 to 128 characters: Chinese characters, letters A-Z a-z, digits, _, . and -.`,
 				"p_n",
 			],
 			[
@@ -513,7 +514,7 @@ forEachEngine((engine) => {
 				"a short secret",
 				'{"node_id":"n","product_id":"p","auth_info":{"secret":"x"}}',
 				"000006",
-				`${INPUT} auth_info.secret must be 8 to 32 characters: letters, digits, _ and -.`,
+				`${INPUT} auth_info.secret must be 8 to 32 characters: letters A-Z a-z, digits, _ and -.`,
 				"p_n",
 			],
 			[
@@ -541,7 +542,7 @@ forEachEngine((engine) => {
 				"a very long id",
 				`{"node_id":"n","product_id":"p","device_id":"${"x".repeat(5_000)}"}`,
 				"000006",
-				`${INPUT} device_id must be 1 to 128 characters: letters, digits, _ and -.`,
+				`${INPUT} device_id must be 1 to 128 characters: letters A-Z a-z, digits, _ and -.`,
 				"x".repeat(256),
 			],
 		] as const) {
@@ -679,6 +680,168 @@ forEachEngine((engine) => {
 				.executeTakeFirstOrThrow();
 			assert.equal(Number(entries.count), count);
 		});
+	});
+
+	describe("a sender who may not do everything", () => {
+		let server: TestServer;
+		before(async () => {
+			server = await startServer(engine);
+			await makeProduct(server.api, { product_id: "p" });
+		});
+		after(() => server[Symbol.asyncDispose]());
+
+		const columns = "node_id,product_id,tags\n";
+		const register: Statement = {
+			Effect: "Allow",
+			Action: ["iotda:devices:*"],
+		};
+		const bind: Statement = { Effect: "Allow", Action: ["iotda:tags:bind"] };
+		const tagsOf = async (deviceId: string) =>
+			(await server.api.getDevice(deviceId)).tags;
+
+		test("registers what has no tags, and binds none without iotda:tags:bind", async () => {
+			const user = await makeUser(server.api);
+			await grant(server.api, user, [register]);
+			const { counts, refusals } = await importFile(
+				user.api,
+				`${columns}u1,p,\nu2,p,site=north;row=4\nu3,p,\n`,
+			);
+			assert.deepEqual(counts, [2, 0, 1]);
+			assert.deepEqual(
+				refusals.map(({ line, error_code }) => [line, error_code]),
+				[[3, "IOTDA.000022"]],
+			);
+			assert.match(refusals[0]?.error_msg ?? "", /iotda:tags:bind: site=north/);
+			await refused(server.api.getDevice("p_u2"), 404, "IOTDA.014000");
+			// What is there already is left as it is: nothing is bound.
+			await importFile(server.api, `${columns}u2,p,site=south\n`);
+			const again = await importFile(user.api, `${columns}u2,p,site=north\n`);
+			assert.deepEqual(again.counts, [0, 1, 0]);
+			assert.deepEqual(await tagsOf("p_u2"), [
+				{ tag_key: "site", tag_value: "south" },
+			]);
+		});
+
+		test("binds the tags that the conditions of his policies let him bind, and no others", async () => {
+			const user = await makeUser(server.api);
+			const { app_id } = await server.api.createResourceSpace({
+				app_name: "tagged",
+			});
+			await makeProduct(server.api, { product_id: "p", app_id });
+			await grant(server.api, user, [
+				register,
+				{ ...bind, Resource: [ofSpace(server.credentials.app_id)] },
+				{
+					Effect: "Deny",
+					Action: ["*"],
+					Condition: {
+						"ForAnyValue:StringEquals": { "g:TagKeys": ["prod"] },
+					},
+				},
+				{
+					Effect: "Deny",
+					Action: ["iotda:tags:bind"],
+					Condition: {
+						StringEquals: {
+							"g:RequestTag/a": ["1"],
+							"g:RequestTag/b": ["2"],
+						},
+					},
+				},
+			]);
+			const { counts, refusals } = await importFile(
+				user.api,
+				[
+					"node_id,product_id,device_id,app_id,tags",
+					"1,p,t1,,site=x",
+					"2,p,t2,,site=x;prod=2",
+					"3,p,t3,,a=1;b=1",
+					"4,p,t4,,a=1;b=2",
+					`5,p,t5,${app_id},site=x`,
+					`6,p,t6,${app_id},`,
+					"7,p,t7,,site=x",
+				].join("\n"),
+			);
+			assert.deepEqual(counts, [4, 0, 3]);
+			const named = refusals.map(({ device_id, error_code, error_msg }) => [
+				device_id,
+				error_code,
+				/\((.*)\)/.exec(error_msg)?.[1],
+			]);
+			assert.deepEqual(named, [
+				["t2", "IOTDA.000022", "iotda:tags:bind: prod=2"],
+				["t4", "IOTDA.000022", "iotda:tags:bind: a=1, b=2"],
+				["t5", "IOTDA.000022", "iotda:tags:bind: site=x"],
+			]);
+			assert.deepEqual(await tagsOf("t7"), [
+				{ tag_key: "site", tag_value: "x" },
+			]);
+			assert.deepEqual(await tagsOf("t6"), []);
+		});
+
+		test("is judged by the address that he sent the file from", async () => {
+			const user = await makeUser(server.api);
+			await grant(server.api, user, [
+				{
+					...register,
+					Condition: {
+						IpAddress: { "g:SourceIp": ["127.0.0.1/32", "::1/128"] },
+						Bool: { "g:SecureTransport": ["false"] },
+					},
+				},
+			]);
+			const { counts } = await importFile(user.api, `${CSV_HEADER}addr,p\n`);
+			assert.deepEqual(counts, [1, 0, 0]);
+		});
+
+		for (const [what, change] of [
+			["loses the right", "revoke"],
+			["is disabled", "disable"],
+			["is deleted", "delete"],
+			["may no longer bind tags", "unbind"],
+		] as const)
+			test(`who ${what} while his file is worked off registers no more of it`, async () => {
+				const { api } = server;
+				const user = await makeUser(api);
+				const { revoke } = await grant(api, user, [
+					change === "unbind" ? bind : register,
+				]);
+				if (change === "unbind") await grant(api, user, [register]);
+				const prefix = `${change}-`;
+				const lines = 20_000;
+				const job = await beginImport(
+					user.api,
+					columns +
+						Array.from(
+							{ length: lines },
+							(_, n) => `${prefix}${n},p,${change === "unbind" ? "k=v" : ""}\n`,
+						).join(""),
+				);
+				await until(
+					() => api.getDeviceImport(job.import_id),
+					({ created }) => created > 0,
+				);
+				if (change === "disable")
+					await api.updateUser(user.userId, { enabled: false });
+				else if (change === "delete") await api.deleteUser(user.userId);
+				else await revoke();
+				const at = await api.getDeviceImport(job.import_id);
+				const end = await importEnd(api, job);
+				assert.equal(end.status, "PartialSuccess");
+				assert.equal(end.created + end.refused, lines);
+				// The batches that were under way when it was asked how far it is.
+				assert.ok(end.created <= at.created + 1_000, `${end.created}`);
+				assert.ok(end.refused > 0);
+				const refusals = await readRefusals(api, job);
+				assert.deepEqual(
+					[...new Set(refusals.map(({ error_code }) => error_code))],
+					["IOTDA.000022"],
+				);
+				assert.equal(
+					refusals.at(-1)?.error_msg.includes("iotda:tags:bind: k=v"),
+					change === "unbind",
+				);
+			});
 	});
 
 	describe("a file", () => {
@@ -1035,7 +1198,7 @@ forEachEngine((engine) => {
 				`attachment; filename="refusals-${job.import_id}.csv"`,
 			);
 			const bytes = Buffer.from(await asCsv.arrayBuffer());
-			const message = `${INPUT} node_id must be 1 to 64 characters: letters, digits, _ and -.`;
+			const message = `${INPUT} node_id must be 1 to 64 characters: letters A-Z a-z, digits, _ and -.`;
 			const lines = bytes.toString().split("\r\n");
 			assert.equal(lines.length, 2_502);
 			assert.equal(lines[0], "\ufeffline,device_id,error_code,error_msg");

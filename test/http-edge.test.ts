@@ -600,6 +600,7 @@ describe("HTTP itself", () => {
 				"GET /health/ready",
 				"GET /metrics",
 				"GET /openapi.json",
+				"HEAD /openapi.json",
 				"POST /v3/auth/tokens",
 			],
 		);

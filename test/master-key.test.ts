@@ -154,6 +154,47 @@ test("a server on the same directory takes note of a key that another one put fi
 	}
 });
 
+test("keys that are not those of the ring are not sealed under until they are proven", async () => {
+	const [old, foreign, fresh] = [newKey(), newKey(), newKey()];
+	let found: Buffer[] | undefined;
+	let isProven = false;
+	const asked: string[][] = [];
+	const ring = new KeyRing(
+		[old],
+		() => {
+			const keys = found;
+			found = undefined;
+			return keys;
+		},
+		async (keys) => {
+			asked.push(keys.map(masterKeyId));
+			return isProven;
+		},
+	);
+	found = [foreign];
+	assert.equal(keyIdOf(ring.seal("secret")), masterKeyId(old));
+	await pause(1);
+	assert.equal(keyIdOf(ring.seal("secret")), masterKeyId(old));
+	assert.deepEqual(asked, [[masterKeyId(foreign)]]);
+	// A text of the store that only such a key opens is opened all the same.
+	isProven = true;
+	found = [fresh];
+	assert.equal(ring.open(sealedUnder(fresh).seal("secret")), "secret");
+	assert.throws(
+		() => ring.open(`v1.${masterKeyId(foreign)}.AAAA`),
+		UnknownMasterKey,
+	);
+	await pause(1);
+	assert.deepEqual(ring.keyIds, [masterKeyId(fresh)]);
+	// What a proof says of a list that is not the last one any more is nothing.
+	found = [foreign];
+	ring.refresh();
+	found = [fresh];
+	ring.refresh();
+	await pause(1);
+	assert.deepEqual(ring.keyIds, [masterKeyId(fresh)]);
+});
+
 test("two that change the file at once lose no key, and a lock left behind is no end", async () => {
 	const directory = await mkdtemp(join(tmpdir(), "otaru-test-"));
 	try {
@@ -277,6 +318,68 @@ forEachEngine((engine) => {
 			// And once more.
 			await api.rotateMasterKey();
 			assert.notEqual((await settled(api)).key_id, started.key_id);
+		});
+
+		test("in place of which somebody puts another one is kept, and nothing is lost", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const { path } = new MasterKeyFile(server.config.dataDir);
+			const good = readFileSync(path, "utf8");
+			const { key_id } = await api.getMasterKeyStatus();
+			const [before] = await manyDevices(server, 1);
+			for (const keys of [`${hex(newKey())}\n`, "damaged\n"]) {
+				writeFileSync(path, keys);
+				// Longer than the file is trusted without a look.
+				await pause(1_200);
+				await manyDevices(server, 1);
+				await pause(300);
+				const [device] = await manyDevices(server, 1);
+				assert.ok(before && device);
+				await signsIn(server, before);
+				await signsIn(server, device);
+				assert.equal((await api.getMasterKeyStatus()).key_id, key_id);
+				assert.deepEqual(await sealedWith(server.server.db), new Set([key_id]));
+			}
+			writeFileSync(path, `${hex(newKey())}\n`);
+			const foreign = readFileSync(path, "utf8");
+			await refused(api.rotateMasterKey(), 403, "IOTDA.015942", key_id);
+			assert.equal(readFileSync(path, "utf8"), foreign);
+			writeFileSync(path, good);
+			await server.restart();
+			await api.listResourceSpaces();
+			const [device] = await manyDevices(server, 1);
+			assert.ok(before && device);
+			await signsIn(server, before);
+			await signsIn(server, device);
+		});
+
+		test("is taken from the file when another process has finished changing it", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const { db } = server.server;
+			const file = new MasterKeyFile(server.config.dataDir);
+			const [old = newKey()] = file.read();
+			const { key_id } = await api.getMasterKeyStatus();
+			// What a change by somebody else leaves, of which this process saw nothing.
+			const fresh = newKey();
+			const both = new KeyRing([fresh, old]);
+			const elsewhere = new KeyRotation({
+				db,
+				ring: both,
+				file,
+				now: () => new Date(),
+				limits: { settleMs: 10 },
+			});
+			await file.change(() => [fresh, old]);
+			await elsewhere.start();
+			while (file.read().length > 1) await pause(10);
+			await elsewhere[Symbol.asyncDispose]();
+			for (;;) {
+				if ((await api.getMasterKeyStatus()).key_id !== key_id) break;
+				await pause(100);
+			}
+			await manyDevices(server, 1);
+			assert.deepEqual(await sealedWith(db), new Set([masterKeyId(fresh)]));
 		});
 
 		test("a change that was broken off in the middle goes on at the next start", async () => {
@@ -458,7 +561,7 @@ test("otaru keys tells of the keys and changes them", async () => {
 	for (const [args, words] of [
 		[[], "status or rotate"],
 		[["turn"], '"turn" is nothing'],
-		[["status", "--wait"], "--wait goes with rotate"],
+		[["status", "--wait"], "--wait does not go with status"],
 	] as const) {
 		const { code, stderr } = await run(...args);
 		assert.equal(code, 2);

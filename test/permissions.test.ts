@@ -1,5 +1,6 @@
 /** What users may do, through the front door: both models, conditions, scopes of grants. */
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { describe, test } from "node:test";
 import type { App } from "../wire/resource-spaces.ts";
 import {
@@ -17,6 +18,7 @@ import {
 	makeProduct,
 	refused,
 	unique,
+	upload,
 } from "./support/seed.ts";
 import { startBeside, startServer, type TestServer } from "./support/server.ts";
 
@@ -487,6 +489,7 @@ forEachEngine((engine) => {
 				[{ action, user_name: "nobody-here" }, "user_name"],
 				[{ action, user_id: "x" }, "user_id"],
 				[{ action, project_id: "elsewhere" }, "project_id"],
+				[{ action, app_id: "elsewhere" }, "app_id"],
 				[{ action, source_ip: "here" }, "source_ip"],
 				[{ action, at: "now" }, "at must be"],
 				[{ action, request_tags: { a: 1 } }, "request_tags.a"],
@@ -497,6 +500,308 @@ forEachEngine((engine) => {
 						error.status === 400 && error.message.includes(words),
 					words,
 				);
+		});
+
+		test("the simulator and the server agree, whatever the grant reaches", async () => {
+			await using server = await startServer(engine);
+			const { api, credentials } = server;
+			const space = await makeSpace(server);
+			const other = await api.call<{ project_id: string }>(
+				"POST",
+				"/otaru/v1/access/projects",
+				{ json: { project_name: unique("project") } },
+			);
+			const user = await makeUser(api);
+			const project = `/v5/iot/${credentials.project_id}`;
+			/** Each with the call that the server is asked for. */
+			const questions: [question: object, method: string, path: string][] = [
+				[{ action: "iam:users:list" }, "GET", "/otaru/v1/access/users"],
+				[{ action: "cts:traces:list" }, "GET", "/otaru/v1/audit"],
+				[
+					{ action: "iam:masterKey:get" },
+					"GET",
+					"/otaru/v1/access/master-key/rotate",
+				],
+				[{ action: "iam:me:get" }, "GET", "/otaru/v1/access/me"],
+				[
+					{ action: "otaru:objects:list", app_id: space.app_id },
+					"GET",
+					`/otaru/v1/projects/${credentials.project_id}/objects/bucket`,
+				],
+				[
+					{
+						action: "iotda:products:queryList",
+						project_id: credentials.project_id,
+					},
+					"GET",
+					`${project}/products`,
+				],
+				[
+					{ action: "iotda:apps:query", app_id: space.app_id },
+					"GET",
+					`${project}/apps/${space.app_id}`,
+				],
+				[
+					{
+						action: "iotda:products:queryList",
+						project_id: other.project_id,
+					},
+					"GET",
+					`/v5/iot/${other.project_id}/products`,
+				],
+			];
+			const all: Parameters<typeof grant>[2] = [
+				{ Effect: "Allow", Action: ["*"] },
+			];
+			const grants: [
+				words: string,
+				...(Parameters<typeof grant> extends [unknown, unknown, ...infer G]
+					? G
+					: never),
+			][] = [
+				["everything", all],
+				["a project", all, { type: "project", id: credentials.project_id }],
+				["another project", all, { type: "project", id: other.project_id }],
+				["an enterprise project", all, { type: "enterprise_project", id: "0" }],
+				[
+					"one space",
+					[
+						{
+							Effect: "Allow",
+							Action: ["*"],
+							Resource: [ofSpace(space.app_id)],
+						},
+					],
+				],
+				[
+					"by TLS",
+					[
+						{
+							Effect: "Allow",
+							Action: ["*"],
+							Condition: { Bool: { "g:SecureTransport": ["true"] } },
+						},
+					],
+				],
+			];
+			for (const [words, ...granted] of grants) {
+				const { revoke } = await grant(api, user, ...granted);
+				for (const [question, method, path] of questions) {
+					const { allowed } = await api.call<{ allowed: boolean }>(
+						"POST",
+						"/otaru/v1/access/simulate",
+						{ json: { user_id: user.userId, ...question } },
+					);
+					const { status } = await user.api.send(method, path);
+					assert.equal(
+						allowed,
+						status === 200,
+						`${words}, ${JSON.stringify(question)}: ${allowed}, but ${status}`,
+					);
+				}
+				await revoke();
+			}
+		});
+
+		test("the secret of a device is for those who may give it another one", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const { device_id } = await makeDevice(api, await makeProduct(api));
+			const user = await makeUser(api);
+			await grantPolicy(api, user, "iotda_read_only_access");
+			const secretOf = async () =>
+				(await user.api.getDevice(device_id)).auth_info?.secret;
+			assert.equal(await secretOf(), undefined);
+			await grant(api, user, [
+				{ Effect: "Allow", Action: ["iotda:devices:resetSecret"] },
+			]);
+			const secret = await secretOf();
+			assert.ok(secret);
+			assert.equal((await api.getDevice(device_id)).auth_info?.secret, secret);
+		});
+
+		test("rights on one resource space reach nothing that lies outside of it", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const [here, there] = [await makeSpace(server), await makeSpace(server)];
+			const own = await makeProduct(api, { app_id: here.app_id });
+			const foreign = await makeDevice(
+				api,
+				await makeProduct(api, { app_id: there.app_id }),
+			);
+			const bytes = Buffer.from("the firmware of another space");
+			const { obs_location } = await upload(api, "secret.bin", bytes);
+			const user = await makeUser(api);
+			await grant(api, user, [
+				{ Effect: "Allow", Action: ["*"], Resource: [ofSpace(here.app_id)] },
+			]);
+
+			// A file is known by who may read files, or by who has its bytes.
+			const pack = (object_key: string, sign?: string) =>
+				user.api.createPackage({
+					app_id: here.app_id,
+					product_id: own.product_id,
+					package_type: "firmwarePackage",
+					version: unique("v"),
+					file_location: {
+						obs_location: {
+							...obs_location,
+							object_key,
+							...(sign && { sign }),
+						},
+					},
+				});
+			const wrong = "0".repeat(64);
+			for (const key of ["secret.bin", "nothing.bin"])
+				for (const sign of [undefined, wrong])
+					await refused(pack(key, sign), 400, "IOTDA.014962");
+			const sign = createHash("sha256").update(bytes).digest("hex");
+			const { package_id } = await pack("secret.bin", sign);
+
+			// A device of another space is no device.
+			const { task_id } = await user.api.createTask({
+				app_id: here.app_id,
+				task_name: "foreign",
+				task_type: "firmwareUpgrade",
+				targets: [foreign.device_id, "nobody"],
+				document: { package_ids: [package_id ?? ""] },
+			});
+			let details: { status?: string; error_code?: string }[] = [];
+			while (details.length < 2 || details.some((one) => one.status !== "Fail"))
+				({ task_details: details = [] } = await user.api.getTask(task_id));
+			assert.equal(new Set(details.map((one) => one.error_code)).size, 1);
+
+			for (const path of ["/otaru/v1/audit", "/otaru/v1/audit/export"])
+				assert.equal((await user.api.send("GET", path)).status, 403, path);
+			await refused(
+				user.api.call("POST", "/otaru/v1/audit/verify", { json: {} }),
+				...FORBIDDEN,
+			);
+			await refused(user.api.listObjects("firmware"), ...FORBIDDEN);
+		});
+
+		test("a grant in an enterprise project reaches its resource spaces, not the files of the project", async () => {
+			await using server = await startServer(engine);
+			const user = await makeUser(server.api);
+			await grantPolicy(server.api, user, "iotda_full_access", {
+				type: "enterprise_project",
+				id: "0",
+			});
+			await user.api.listProducts();
+			await refused(user.api.listObjects("firmware"), ...FORBIDDEN);
+			await refused(
+				user.api.createResourceSpace({ app_name: unique("space") }),
+				...FORBIDDEN,
+			);
+		});
+
+		test("conditions on tags hold for unbinding as for binding", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const { device_id } = await makeDevice(api, await makeProduct(api));
+			const user = await makeUser(api);
+			await grant(api, user, [
+				{ Effect: "Allow", Action: ["iotda:*:*"] },
+				{
+					Effect: "Deny",
+					Action: ["iotda:tags:*"],
+					Condition: {
+						"ForAnyValue:StringEquals": { "g:TagKeys": ["prod"] },
+					},
+				},
+			]);
+			const about = {
+				resource_type: "device",
+				resource_id: device_id,
+			} as const;
+			const both = ["mine", "prod"].map((tag_key) => ({ tag_key }));
+			await api.bindTags({ ...about, tags: both });
+			await user.api.unbindTags({ ...about, tag_keys: ["mine"] });
+			await refused(
+				user.api.unbindTags({ ...about, tag_keys: ["prod"] }),
+				...FORBIDDEN,
+			);
+		});
+
+		test("nobody moves a resource space out of the limits that are set to him", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const space = await makeSpace(server);
+			await place(server, space.app_id, { tags: { stage: "live" } });
+			const enterprise = await makeEnterpriseProject(server);
+			const path = `/otaru/v1/projects/${server.credentials.project_id}/apps/${space.app_id}/access`;
+			const user = await makeUser(api);
+			for (const policy of ["te_admin", "iotda_full_access"]) {
+				const grantId = await grantPolicy(api, user, policy);
+				await refused(
+					user.api.call("PUT", path, { json: { tags: {} } }),
+					...FORBIDDEN,
+				);
+				await api.call("DELETE", `/otaru/v1/access/grants/${grantId}`);
+			}
+			await grant(
+				api,
+				user,
+				[{ Effect: "Allow", Action: ["iotda:apps:setAccess"] }],
+				{ type: "enterprise_project", id: "0" },
+			);
+			await user.api.call("PUT", path, { json: { tags: { stage: "test" } } });
+			await refused(
+				user.api.call("PUT", path, {
+					json: { enterprise_project_id: enterprise },
+				}),
+				...FORBIDDEN,
+			);
+		});
+
+		test("a space that is denied by its tags answers like one that is missing", async () => {
+			await using server = await startServer(engine);
+			const { api } = server;
+			const space = await makeSpace(server);
+			await place(server, space.app_id, { tags: { stage: "hidden" } });
+			const user = await makeUser(api);
+			await grant(api, user, [
+				{ Effect: "Allow", Action: ["iotda:*:*"] },
+				{
+					Effect: "Deny",
+					Action: ["*"],
+					Condition: { StringEquals: { "g:ResourceTag/stage": ["hidden"] } },
+				},
+			]);
+			for (const appId of [space.app_id, "0".repeat(32)])
+				await refused(user.api.getResourceSpace(appId), ...FORBIDDEN);
+		});
+
+		test("an action that this server does not have is kept in a policy, with a warning", async () => {
+			await using server = await startServer(engine);
+			const policies = "/otaru/v1/access/policies";
+			const document = {
+				Version: "5.0",
+				Statement: [
+					{ Effect: "Allow", Action: ["iotda:otamodules:*"] },
+					{
+						Effect: "Deny",
+						Action: ["iotda:otapackage:create", "IOTDA:otaPackages:CREATE"],
+					},
+				],
+			};
+			const made = await server.api.call<{
+				policy_id: string;
+				warnings?: string[];
+			}>("POST", policies, { json: { policy_name: unique("p"), document } });
+			assert.deepEqual(made.warnings, [
+				"/Statement/1: no action of this server fits iotda:otapackage:create",
+			]);
+			const fixed = await server.api.call<{ warnings?: string[] }>(
+				"PUT",
+				`${policies}/${made.policy_id}`,
+				{
+					json: {
+						document: { ...document, Statement: [document.Statement[0]] },
+					},
+				},
+			);
+			assert.equal(fixed.warnings, undefined);
 		});
 	});
 });

@@ -335,6 +335,30 @@ const faults: [string, unknown, string, RegExp][] = [
 		/"instance" or "app"/,
 	],
 	[
+		"the resources of another service",
+		document({ ...allow, Resource: "obs:::bucket:a" }),
+		"/Statement/0/Resource",
+		/first part/,
+	],
+	[
+		"a misspelt service of a resource",
+		document({ ...allow, Effect: "Deny", Resource: [APP, "iodta:*:*:app:*"] }),
+		"/Statement/0/Resource/1",
+		/"iotda"/,
+	],
+	[
+		"a service with an i that has no dot",
+		document({ ...allow, NotResource: ["\u0131otda:*:*:app:*"] }),
+		"/Statement/0/NotResource/0",
+		/"iotda"/,
+	],
+	[
+		"a wildcard that cannot stand for the service",
+		document({ ...allow, Resource: ["iodt*:*:*:app:*"] }),
+		"/Statement/0/Resource/0",
+		/"iotda"/,
+	],
+	[
 		"a resource that is too long",
 		document({ ...allow, Resource: `iotda:*:*:app:${long}` }),
 		"/Statement/0/Resource",
@@ -829,10 +853,6 @@ const readable: [string, unknown][] = [
 	[
 		"wildcards in every part",
 		document({ ...allow, Resource: "io?d*:cn-*:a?*:*:6*" }),
-	],
-	[
-		"the resources of another service",
-		document({ ...allow, Resource: "obs:::bucket:a" }),
 	],
 	["an empty condition", withCondition({})],
 	[

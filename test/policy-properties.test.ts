@@ -57,7 +57,7 @@ const resourcePattern = of(
 	"iotda:*:*:instance:i2",
 	"iotda:*:*:*:*1*",
 	"*:*:*:*:*",
-	"obs:*:*:bucket:*",
+	"io?d*:*:*:app:A1",
 );
 
 const names = of("alice", "Alice", "al*", "*ice", "a?ice", "bob", "b", "");
@@ -261,7 +261,7 @@ const decision = (references: readonly ReferenceGrant[], asked: Question) =>
 
 function forReference(asked: Question): ReferenceQuestion {
 	const { region, accountId, instanceId, context } = asked;
-	assert.ok(asked.space !== "any");
+	assert.ok(asked.space !== "any" && asked.space !== "missing");
 	const about = asked.space === "instance" ? undefined : asked.space;
 	const enterpriseProjectId =
 		about?.enterpriseProjectId ?? asked.instanceEnterpriseProjectId;

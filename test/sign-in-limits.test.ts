@@ -9,7 +9,10 @@ import {
 	SignInLimits,
 } from "../server/access/sign-in-limits.ts";
 import { SignInAttempts } from "../server/device-link/sign-in-attempts.ts";
+import { shownProof } from "../server/http/proof-attempts.ts";
 import { Client } from "../wire/client.ts";
+import { makeUser } from "./support/access.ts";
+import { auditOf, lastAudit } from "./support/audit.ts";
 import { HandClock } from "./support/clock.ts";
 import { forEachEngine, sqlite } from "./support/engines.ts";
 import {
@@ -206,6 +209,65 @@ test("a password's user is not kept waiting by a clock that was put back either"
 	limits.begin("user", AWAY);
 });
 
+describe("wrong passwords", () => {
+	const isHeldUp = (limits: SignInLimits, user: string, address: string) => {
+		try {
+			limits.begin(user, address).forget();
+			return false;
+		} catch (error) {
+			assert.ok(error instanceof SignInBlocked);
+			return true;
+		}
+	};
+
+	test("of neighbours and from elsewhere do not keep a user out where he has signed in", () => {
+		const limits = new SignInLimits(new HandClock().now);
+		limits.begin("alice", HOME).succeeded();
+		for (let count = 0; count < 20; count++) limits.begin(`u${count}`, HOME);
+		for (let count = 0; count < 5; count++) limits.begin("alice", AWAY);
+		assert.equal(isHeldUp(limits, "bob", HOME), true);
+		assert.equal(isHeldUp(limits, "alice", AWAY), true);
+		assert.equal(isHeldUp(limits, "alice", HOME), false);
+	});
+
+	test("in his name where he has signed in are counted all the same, and by themselves", () => {
+		const limits = new SignInLimits(new HandClock().now);
+		limits.begin("alice", HOME).succeeded();
+		for (let count = 0; count < 20; count++) limits.begin("alice", HOME);
+		assert.equal(isHeldUp(limits, "alice", HOME), true);
+		assert.equal(isHeldUp(limits, "alice", AWAY), false);
+		assert.equal(isHeldUp(limits, "bob", HOME), false);
+	});
+});
+
+test("what is counted is what will be looked at, and nothing else that the headers say", () => {
+	const SDK = "SDK-HMAC-SHA256";
+	const V11 = "V11-HMAC-SHA256";
+	const token = { "x-auth-token": "T" };
+	const table: [Record<string, string>, Proof | undefined][] = [
+		[{ authorization: `${SDK} Access=A, Signature=0` }, { accessKey: "A" }],
+		[{ authorization: `${SDK} Signature=0,Access=A` }, { accessKey: "A" }],
+		[{ authorization: `${V11} Credential=A/1/r/s` }, { accessKey: "A" }],
+		[{ authorization: `${SDK} Access=A`, ...token }, { accessKey: "A" }],
+		[{ authorization: `${SDK} XAccess=D, Access=A` }, { accessKey: "A" }],
+		[{ authorization: `${SDK} X=Access=D, Access=A` }, { accessKey: "A" }],
+		[{ authorization: `${SDK} Credential=D, Access=A` }, undefined],
+		[{ authorization: `${V11} Credential=A/1/r/s, Access=D` }, undefined],
+		[{ authorization: `${SDK} Access=D, Access=A` }, undefined],
+		[{ authorization: `${SDK} Credential=D` }, undefined],
+		[{ authorization: `${V11} Access=D` }, undefined],
+		[{ authorization: "Bearer Access=D", ...token }, { token: "T" }],
+		[{ authorization: "", ...token }, { token: "T" }],
+		[{ authorization: "Other Access=D", ...token }, undefined],
+		[{ authorization: "Bearer Access=D" }, undefined],
+		[token, { token: "T" }],
+		[{ "x-auth-token": "" }, undefined],
+		[{}, undefined],
+	];
+	for (const [headers, expected] of table)
+		assert.deepEqual(shownProof(headers), expected, JSON.stringify(headers));
+});
+
 describe("wrong sign-ins of devices", () => {
 	const limits = { perDevice: 3, forgivenMs: 300, longestDelayMs: 60_000 };
 	const wait = (ms: number) =>
@@ -346,6 +408,122 @@ forEachEngine((engine) => {
 				assert.equal((await call(AWAY)).status, 200);
 			}));
 
+		test("counts guesses at a token as such, whatever else stands in the headers, and keeps them so", () =>
+			withServer(async ({ byToken, server }) => {
+				const { token } = await server.api.signIn({
+					domainName: server.credentials.domain_name,
+					userName: server.credentials.user_name,
+					password: server.credentials.password,
+				});
+				const path = `/v5/iot/${server.credentials.project_id}/apps`;
+				const withDecoy = (given: string) =>
+					send(server.url, {
+						path,
+						headers: {
+							"x-auth-token": given,
+							authorization: "Bearer Access=DECOY",
+							"x-forwarded-for": AWAY,
+						},
+					});
+				let served = 0;
+				for (let count = 0; count < 40; count++) {
+					// Who is right with the decoy must not make it trusted.
+					if (count % 5 === 0)
+						assert.equal((await withDecoy(token)).status, 200);
+					if (!isBlocked(await withDecoy(`guess${count}`))) served++;
+				}
+				assert.equal(served, 20);
+				assert.ok(isBlocked(await byToken("guess", AWAY)));
+				const [row] = await auditOf(server.api, { status: 401 });
+				assert.equal(row?.credential, "token");
+			}));
+
+		test("keeps a call as that of the key that signed it, and takes none that names two", () =>
+			withServer(async ({ server, clock }) => {
+				const other = await makeUser(server.api);
+				const path = `/v5/iot/${server.credentials.project_id}/apps`;
+				const call = (change: (authorization: string) => string) =>
+					sendSigned(server, {
+						path,
+						date: clock.now(),
+						key: other.key,
+						tamper: ({ headers }) => {
+							headers.authorization = change(headers.authorization ?? "");
+						},
+					});
+				const victim = server.credentials.access_key;
+				for (const first of [`Credential=${victim}`, `Access=${victim}`]) {
+					const answer = await call((text) =>
+						text.replace("Access=", `${first}, Access=`),
+					);
+					assert.equal(answer.status, 401);
+					const row = await lastAudit(server.api);
+					assert.equal(row.status, 401);
+					assert.equal(row.credential, undefined);
+				}
+				const odd = await call((text) =>
+					text.replace("Access=", `X=Access=${victim}, Access=`),
+				);
+				assert.equal(odd.status, 403);
+				const row = await lastAudit(server.api);
+				assert.deepEqual(
+					[row.status, row.credential, row.user_id],
+					[403, other.key.accessKey, other.userId],
+				);
+			}));
+
+		test("counts wrong passwords of a user together, however he is named", () =>
+			withServer(async ({ server }) => {
+				const victim = await makeUser(server.api);
+				const { domain_name } = server.credentials;
+				const { account_id } = await server.server.db
+					.selectFrom("accounts")
+					.select("account_id")
+					.executeTakeFirstOrThrow();
+				const namings = (name: string, id: string) => [
+					{ name, domain: { name: domain_name } },
+					{ name, domain: { id: account_id } },
+					{ id },
+				];
+				const statusOf = async (user: object, index: number) => {
+					const answer = await send(server.url, {
+						method: "POST",
+						path: "/v3/auth/tokens",
+						headers: {
+							"content-type": "application/json",
+							"x-forwarded-for": `192.0.2.${index}`,
+						},
+						body: JSON.stringify({
+							auth: {
+								identity: {
+									methods: ["password"],
+									password: { user: { ...user, password: "A-wrong-one-1" } },
+								},
+							},
+						}),
+					});
+					return answer.status;
+				};
+				const asked = async (users: object[]) => {
+					const statuses: number[] = [];
+					for (let index = 0; index < 9; index++) {
+						const user = users[index % users.length] ?? {};
+						statuses.push(await statusOf(user, index));
+					}
+					return statuses;
+				};
+				const expected = [...Array(5).fill(401), ...Array(4).fill(429)];
+				assert.deepEqual(
+					await asked(namings(victim.userName, victim.userId)),
+					expected,
+				);
+				// Of nobody the names in an account are one too: else it would show who is there.
+				assert.deepEqual(
+					await asked(namings("nobody", "unused").slice(0, 2)),
+					expected,
+				);
+			}));
+
 		test("counts unknown keys and unknown tokens by their address, and what cannot be proven otherwise not at all", () =>
 			withServer(async ({ call, byToken, server, clock }) => {
 				assert.equal((await call(HOME)).status, 200);
@@ -420,4 +598,9 @@ test("a blocked attempt asks nothing of the store, once the audit trail has enou
 		key: { accessKey: "SOMEBODY", secretKey: "x".repeat(40) },
 	});
 	assert.equal(other.status, 500);
+});
+
+test("whoever has to wait is told for how long in a sentence that counts right", () => {
+	assert.equal(new SignInBlocked(400).advice, "Try again in 1 second.");
+	assert.equal(new SignInBlocked(1_001).advice, "Try again in 2 seconds.");
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fs, { statSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { chmod, stat, writeFile } from "node:fs/promises";
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -281,6 +281,42 @@ async function nextTurns(count: number): Promise<void> {
 	for (let turn = 0; turn < count; turn++)
 		await new Promise((resolve) => setImmediate(resolve));
 }
+
+test("nobody but its owner reads the embedded store, not even one that was open to all before", async () => {
+	const fresh = await sqlite.fresh();
+	const modesOf = async (file: string) =>
+		Promise.all(
+			[file, `${file}-wal`, `${file}-shm`].map(
+				async (path) => (await stat(path)).mode & 0o777,
+			),
+		);
+	const umask = process.umask(0o022);
+	try {
+		const { database } = readConfig(fresh.env);
+		assert.ok(database.kind === "sqlite");
+		const { file } = database;
+		const write = (db: Db, id: string) =>
+			db.insertInto("accounts").values(account(id)).execute();
+		let beside: DatabaseSync | undefined;
+		{
+			await using store = await openStore(database);
+			await write(store.db, "first");
+			assert.deepEqual(await modesOf(file), [0o600, 0o600, 0o600]);
+			// Somebody who looks at it keeps log and index from going, as a crash does.
+			beside = new DatabaseSync(file, { readOnly: true });
+			beside.prepare("select * from accounts").all();
+		}
+		for (const path of [file, `${file}-wal`, `${file}-shm`])
+			await chmod(path, 0o644);
+		await using store = await openStore(database);
+		await write(store.db, "second");
+		assert.deepEqual(await modesOf(file), [0o600, 0o600, 0o600]);
+		beside.close();
+	} finally {
+		process.umask(umask);
+		await fresh.dispose();
+	}
+});
 
 test("the embedded store is in WAL mode, and its log is synced by us", async () => {
 	const fresh = await sqlite.fresh();

@@ -433,7 +433,7 @@ describe("with a clock at hand", () => {
 				early.json,
 				iamError(
 					429,
-					`Too many failed sign-ins of this user or from this address. Try again in ${seconds} seconds.`,
+					`Too many failed sign-ins of this user or from this address. Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.`,
 					"Too Many Requests",
 				),
 			);

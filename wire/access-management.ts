@@ -27,12 +27,22 @@ const userName = () =>
 		pattern: "^[A-Za-z0-9_.@\\-]{1,64}$",
 		minLength: 1,
 		maxLength: 64,
-		rule: "must be 1 to 64 characters: letters, digits, _, ., @ and -",
+		rule: "must be 1 to 64 characters: letters A-Z a-z, digits, _, ., @ and -",
 	});
 const name = () => spacedText(1, 64);
 const description = () => descriptionText(255);
 /** What a password must be beyond that is said by the server's own rules. */
 const password = () => anyText(1, 1024);
+const newPassword = () =>
+	Type.String({
+		...password(),
+		documented: {
+			pattern: "^[^\\u0000\\uD800-\\uDFFF]{12,128}$",
+			minLength: 12,
+			maxLength: 128,
+			rule: "must be 12 to 128 characters and hard to guess: without the user name, of at least 6 different characters, not of digits alone, and with at least 8 characters beside common words, runs such as 1234 and repetitions",
+		},
+	});
 /** Of whatever kind; one that cannot be an id is 400, one that is unknown 404. */
 const anyId = () => pathId(64);
 /** Absent where nothing ever happened. */
@@ -46,7 +56,7 @@ export const createUser = Type.Object({
 	user_name: userName(),
 	description: Type.Optional(description()),
 	/** Absent: one is made up, and answered this once. */
-	password: Type.Optional(password()),
+	password: Type.Optional(newPassword()),
 	/** false: a program, which signs with access keys only. */
 	password_sign_in: Type.Optional(flag()),
 	/** Absent: true, unless he has no password. */
@@ -60,7 +70,7 @@ export const updateUser = Type.Object({
 	description: Type.Optional(description()),
 	enabled: Type.Optional(flag()),
 	is_administrator: Type.Optional(flag()),
-	password: Type.Optional(password()),
+	password: Type.Optional(newPassword()),
 	/** true: a new password is made up, and answered this once. */
 	generate_password: Type.Optional(flag()),
 	/** false: takes the password away; only access keys are left. */
@@ -204,7 +214,12 @@ const policyFields = {
 };
 export const policyItem = Type.Object(policyFields);
 export type PolicyItem = Static<typeof policyItem>;
-export const policy = Type.Object({ ...policyFields, document: freeObject() });
+export const policy = Type.Object({
+	...policyFields,
+	document: freeObject(),
+	/** What is allowed in a policy and probably a mistake, a sentence each. */
+	warnings: Type.Optional(Type.Array(Type.String())),
+});
 export type Policy = Static<typeof policy>;
 export const policyList = pageOf("policies", policyItem);
 
@@ -220,7 +235,13 @@ export const createGrant = Type.Object({
 	/** The id is left out for `all`. */
 	scope: Type.Object(
 		{ type: grantScopeType(), id: Type.Optional(anyId()) },
-		object,
+		{
+			...object,
+			documented: {
+				if: { properties: { type: { const: "all" } }, required: ["type"] },
+				else: { required: ["id"] },
+			},
+		},
 	),
 });
 export type CreateGrant = Static<typeof createGrant>;
@@ -352,5 +373,5 @@ export type Me = Static<typeof me>;
 export const changeOwnPassword = Type.Object({
 	/** The present one. */
 	password: password(),
-	new_password: password(),
+	new_password: newPassword(),
 });

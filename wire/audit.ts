@@ -3,12 +3,25 @@
  * vendor's: its cloud has a service of its own for that.
  */
 import { type Static, Type } from "typebox";
-import { anyText, oneOf, pageOf, pageQuery, pathId } from "./envelope.ts";
+import {
+	anyText,
+	countedToPageInfo,
+	oneOf,
+	pageOf,
+	pageQuery,
+	pathId,
+	timeText,
+} from "./envelope.ts";
 
 export const auditDecisions = ["allowed", "refused"] as const;
 
 const optionalText = () =>
-	Type.Optional(Type.Union([Type.String(), Type.Null()]));
+	Type.Optional(
+		Type.Union([Type.String(), Type.Null()], {
+			// The list leaves out what has no value; only an export has it as null.
+			documented: { type: "string", anyOf: undefined },
+		}),
+	);
 
 /** A row of the trail. An export has all fields, with `null` for what has no value. */
 export const auditRow = Type.Object({
@@ -42,7 +55,10 @@ export const auditRow = Type.Object({
 	hash: Type.String(),
 });
 export type AuditRow = Static<typeof auditRow>;
-export const auditList = pageOf("audit", auditRow);
+/** A list counts no further: a trail of years has millions of rows. */
+export const AUDIT_COUNTED_ROWS = 10_000;
+export const auditPageInfo = countedToPageInfo(AUDIT_COUNTED_ROWS);
+export const auditList = pageOf("audit", auditRow, auditPageInfo);
 
 /** A line of an export. */
 export type ExportedAuditRow =
@@ -50,7 +66,7 @@ export type ExportedAuditRow =
 	/** Of another account: only what the chain needs. */
 	| { seq: number; hash: string; previous_hash: string };
 
-const time = () => Type.Optional(Type.String());
+const time = () => Type.Optional(timeText());
 
 export const listAuditQuery = Type.Object({
 	user_id: Type.Optional(pathId(64)),

@@ -172,17 +172,21 @@ export class ApiFailure extends Error {
 	readonly code: string;
 	/** Under which the server logged it; empty when the answer had none. */
 	readonly requestId: string;
+	/** Of somebody who has to wait; undefined where trying again at once is as good. */
+	readonly retryAfterSeconds: number | undefined;
 
 	constructor(
 		status: number,
 		code: string,
 		message: string,
 		requestId: string,
+		retryAfterSeconds?: number,
 	) {
 		super(message);
 		this.status = status;
 		this.code = code;
 		this.requestId = requestId;
+		this.retryAfterSeconds = retryAfterSeconds;
 	}
 }
 
@@ -1167,7 +1171,7 @@ function isBytes(body: unknown): body is Uint8Array<ArrayBuffer> {
 }
 
 /** Reads the body in each of the vendor's forms; one in none of them is quoted. */
-async function readFailure(answer: Response): Promise<ApiFailure> {
+export async function readFailure(answer: Response): Promise<ApiFailure> {
 	const text = await answer.text();
 	const body = parseObject(text);
 	const inner =
@@ -1186,6 +1190,7 @@ async function readFailure(answer: Response): Promise<ApiFailure> {
 			? String(message)
 			: `${message} ${body.error_detail}`,
 		answer.headers.get("x-request-id") ?? "",
+		Number(answer.headers.get("retry-after")) || undefined,
 	);
 }
 

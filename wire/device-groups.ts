@@ -27,7 +27,14 @@ export const createGroup = Type.Object({
 	app_id: Type.Optional(id36()),
 	group_type: Type.Optional(groupType()),
 	/** What a rule may be is said with the position of what is wrong in it. */
-	dynamic_group_rule: Type.Optional(Type.String()),
+	dynamic_group_rule: Type.Optional(
+		Type.String({
+			documented: {
+				maxLength: 4000,
+				rule: "must be at most 4,000 characters with at most 30 conditions, parentheses and not at most 32 deep, and at most 10 percent signs in a pattern",
+			},
+		}),
+	),
 });
 
 /** What is missing stays; an empty description clears. */

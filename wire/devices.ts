@@ -20,7 +20,7 @@ const nodeId = () =>
 		pattern: "^[A-Za-z0-9_\\-]{1,64}$",
 		minLength: 1,
 		maxLength: 64,
-		rule: "must be 1 to 64 characters: letters, digits, _ and -",
+		rule: "must be 1 to 64 characters: letters A-Z a-z, digits, _ and -",
 	});
 
 const secret = () =>
@@ -28,7 +28,7 @@ const secret = () =>
 		pattern: "^[A-Za-z0-9_\\-]{8,32}$",
 		minLength: 8,
 		maxLength: 32,
-		rule: "must be 8 to 32 characters: letters, digits, _ and -",
+		rule: "must be 8 to 32 characters: letters A-Z a-z, digits, _ and -",
 	});
 
 /** SHA-1 or SHA-256 of a certificate. */
@@ -136,14 +136,16 @@ const listed = {
 	gateway_id: Type.String(),
 	device_name: Type.Optional(Type.String()),
 	/** `GATEWAY`: connects by itself; `ENDPOINT`: through another. */
-	node_type: Type.String(),
+	node_type: Type.String({ documented: { enum: ["GATEWAY", "ENDPOINT"] } }),
 	description: Type.Optional(Type.String()),
 	fw_version: Type.Optional(Type.String()),
 	sw_version: Type.Optional(Type.String()),
 	device_sdk_version: Type.Optional(Type.String()),
 	product_id: Type.String(),
 	product_name: Type.String(),
-	status: Type.String(),
+	status: Type.String({
+		documented: { enum: ["ONLINE", "OFFLINE", "INACTIVE", "FROZEN"] },
+	}),
 	tags: Type.Array(
 		Type.Object({ tag_key: Type.String(), tag_value: Type.String() }),
 	),
@@ -158,7 +160,9 @@ export const device = Type.Object({
 		Type.Object({ module_name: Type.String(), module_version: Type.String() }),
 	),
 	auth_info: Type.Object({
-		auth_type: Type.String(),
+		auth_type: Type.String({
+			documented: { enum: ["SECRET", "CERTIFICATES"] },
+		}),
 		secret: Type.Optional(Type.String()),
 		secondary_secret: Type.Optional(Type.String()),
 		fingerprint: Type.Optional(Type.String()),

@@ -11,8 +11,9 @@ import {
 } from "typebox";
 
 /**
- * Where a field's own check is elsewhere, since it has an error of its own, the member
- * `documented` of its schema says what the check admits, in words of JSON Schema.
+ * Where a check is elsewhere, since it has an error of its own or asks what a schema
+ * cannot, the member `documented` of the schema says what the check admits, in words of
+ * JSON Schema; a `rule` in it takes the place of the schema's own.
  */
 
 export const errorBody = Type.Object({
@@ -57,19 +58,25 @@ function text(alphabet: string, words: string, min: number, max: number): Text {
 }
 
 export const id36 = () =>
-	Type.String(text("A-Za-z0-9_\\-", "letters, digits, _ and -", 1, 36));
+	Type.String(text("A-Za-z0-9_\\-", "letters A-Z a-z, digits, _ and -", 1, 36));
 export const otaName = () =>
-	Type.String(text("A-Za-z0-9_.\\-", "letters, digits, _, . and -", 1, 64));
+	Type.String(
+		text("A-Za-z0-9_.\\-", "letters A-Z a-z, digits, _, . and -", 1, 64),
+	);
 export const versionText = () =>
-	Type.String(text("A-Za-z0-9_.\\-", "letters, digits, _, . and -", 1, 256));
+	Type.String(
+		text("A-Za-z0-9_.\\-", "letters A-Z a-z, digits, _, . and -", 1, 256),
+	);
 export const deviceId = () =>
-	Type.String(text("A-Za-z0-9_\\-", "letters, digits, _ and -", 1, 128));
-/** Chinese characters, letters, digits and the vendor's signs. */
+	Type.String(
+		text("A-Za-z0-9_\\-", "letters A-Z a-z, digits, _ and -", 1, 128),
+	);
+/** Chinese characters, letters A-Z a-z, digits and the vendor's signs. */
 export const plainText = (min: number, max: number) =>
 	Type.String(
 		text(
 			`${CHINESE}A-Za-z0-9${SIGNS}`,
-			"Chinese characters, letters, digits and _?'#().,&%@!-",
+			"Chinese characters, letters A-Z a-z, digits and _?'#().,&%@!-",
 			min,
 			max,
 		),
@@ -79,7 +86,7 @@ export const spacedText = (min: number, max: number) =>
 	Type.String(
 		text(
 			`${CHINESE}A-Za-z0-9${SIGNS} `,
-			"Chinese characters, letters, digits, blanks and _?'#().,&%@!-",
+			"Chinese characters, letters A-Z a-z, digits, blanks and _?'#().,&%@!-",
 			min,
 			max,
 		),
@@ -89,7 +96,7 @@ export const tagText = (min: number, max: number) =>
 	Type.String(
 		text(
 			`${CHINESE}A-Za-z0-9_.\\-`,
-			"Chinese characters, letters, digits, _, . and -",
+			"Chinese characters, letters A-Z a-z, digits, _, . and -",
 			min,
 			max,
 		),
@@ -98,7 +105,7 @@ export const plainTextDollar = (min: number, max: number) =>
 	Type.String(
 		text(
 			`${CHINESE}A-Za-z0-9${SIGNS}$`,
-			"Chinese characters, letters, digits and _?'#().,&%@!-$",
+			"Chinese characters, letters A-Z a-z, digits and _?'#().,&%@!-$",
 			min,
 			max,
 		),
@@ -107,7 +114,7 @@ export const descriptionText = (max: number) =>
 	Type.String(
 		text(
 			`${CHINESE}A-Za-z0-9${SIGNS}\\s;/，、：；。`,
-			"Chinese characters, letters, digits, white space and _?'#().,&%@!-;/，、：；。",
+			"Chinese characters, letters A-Z a-z, digits, white space and _?'#().,&%@!-;/，、：；。",
 			0,
 			max,
 		),
@@ -122,7 +129,9 @@ export const anyText = (min: number, max: number) =>
 	});
 /** An id in a path: anything is let through that could be one; what is unknown is a 404, what cannot be an id a 400. */
 export const pathId = (max: number) =>
-	Type.String(text("A-Za-z0-9_\\-", "letters, digits, _ and -", 1, max));
+	Type.String(
+		text("A-Za-z0-9_\\-", "letters A-Z a-z, digits, _ and -", 1, max),
+	);
 
 export const projectParams = Type.Object({ project_id: pathId(64) });
 
@@ -183,9 +192,28 @@ export const pageInfo = Type.Object({
 });
 export type PageInfo = Static<typeof pageInfo>;
 
+/** Of lists that may be endless: only their newest part is counted. */
+export const countedToPageInfo = (records: number) =>
+	Type.Object({
+		...pageInfo.properties,
+		count: Type.Integer({
+			description: `How many of the newest ${records.toLocaleString("en")} records match the filter, whatever the page: what is older is not counted.`,
+		}),
+		marker: Type.Optional(
+			Type.String({
+				description:
+					"Where the next page begins; also on a page that found too little in what it looked through. Absent: nothing is left.",
+			}),
+		),
+	});
+
 /** `{ "<key>": [item…], "page": {count, marker} }` */
-export function pageOf<K extends string, T extends TSchema>(key: K, item: T) {
-	return Type.Object({ [key]: Type.Array(item), page: pageInfo } as {
+export function pageOf<K extends string, T extends TSchema>(
+	key: K,
+	item: T,
+	page: typeof pageInfo = pageInfo,
+) {
+	return Type.Object({ [key]: Type.Array(item), page } as {
 		[P in K]: ReturnType<typeof Type.Array<T>>;
 	} & {
 		page: typeof pageInfo;

@@ -4,6 +4,7 @@
  */
 import { type Static, Type } from "typebox";
 import {
+	countedToPageInfo,
 	freeObject,
 	id36,
 	oneOf,
@@ -62,7 +63,14 @@ export const deviceEvent = Type.Object({
 	detail: Type.Optional(freeObject()),
 });
 export type DeviceEvent = Static<typeof deviceEvent>;
-export const deviceEventList = pageOf("events", deviceEvent);
+/** A list counts no further: a device that reports madly for months has many. */
+export const COUNTED_DEVICE_EVENTS = 2_000;
+export const deviceEventPageInfo = countedToPageInfo(COUNTED_DEVICE_EVENTS);
+export const deviceEventList = pageOf(
+	"events",
+	deviceEvent,
+	deviceEventPageInfo,
+);
 
 export const watchQuery = Type.Object({
 	task_id: Type.Optional(taskId()),

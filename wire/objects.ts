@@ -4,7 +4,7 @@
  */
 import { type Static, Type } from "typebox";
 import { anyText, pageOf, pageQuery, pathId } from "./envelope.ts";
-import { obsLocation } from "./packages.ts";
+import { documentedObjectKey, obsLocation } from "./packages.ts";
 
 export const bucketParams = Type.Object({
 	project_id: pathId(64),
@@ -14,7 +14,11 @@ export const bucketParams = Type.Object({
 /** `*` is the object key: all that follows the bucket, slashes included. */
 export const objectParams = Type.Object({
 	...bucketParams.properties,
-	"*": Type.String(),
+	"*": Type.String({
+		description:
+			"The name of the file in its bucket. Its slashes may be sent as they are or as %2F. An upload must end in one of the suffixes that the server admits.",
+		documented: documentedObjectKey,
+	}),
 });
 
 export const listObjectsQuery = Type.Object({

@@ -15,11 +15,11 @@ export const dashId36 = () =>
 		pattern: "^[A-Za-z0-9\\-]{1,36}$",
 		minLength: 1,
 		maxLength: 36,
-		rule: "must be 1 to 36 characters: letters, digits and -",
+		rule: "must be 1 to 36 characters: letters A-Z a-z, digits and -",
 	});
 
 /**
- * The vendor's page allows letters, digits, `_`, `-` and `.`; its own example has
+ * The vendor's page allows letters A-Z a-z, digits, `_`, `-` and `.`; its own example has
  * blanks, and its SDK allows Chinese characters as well. Empty: no alias.
  */
 const ALIAS = "A-Za-z0-9_.\\-\\u4E00-\\u9FFF\\u3400-\\u4DBF";
@@ -27,7 +27,7 @@ const aliasName = () =>
 	Type.String({
 		pattern: `^(?:[${ALIAS}](?:[${ALIAS} ]{0,62}[${ALIAS}])?)?$`,
 		maxLength: 64,
-		rule: "must be at most 64 characters: Chinese characters, letters, digits, _, ., - and blanks between them",
+		rule: "must be at most 64 characters: Chinese characters, letters A-Z a-z, digits, _, ., - and blanks between them",
 	});
 
 export const otaModuleParams = Type.Object({

@@ -14,6 +14,15 @@ import { dashId36 } from "./ota-modules.ts";
 
 export const packageType = () =>
 	oneOf(["firmwarePackage", "softwarePackage", "modulePackage"]);
+const packageTypes = { enum: packageType().enum };
+
+/** What an upload may be called; asked where the upload is. */
+export const documentedObjectKey = {
+	pattern: "^[^\\u0000-\\u001F\\u007F\\\\\\uD800-\\uDFFF]{1,1024}$",
+	minLength: 1,
+	maxLength: 1024,
+	rule: "must be 1 to 1,024 bytes in UTF-8 without control characters and backslashes, and no part of it between slashes may be empty, one dot or two",
+};
 
 /** Where a package's file lies. `region_name` is kept and echoed, nothing more. */
 export const obsLocation = Type.Object(
@@ -22,15 +31,18 @@ export const obsLocation = Type.Object(
 			pattern: "^[A-Za-z0-9\\-]{1,256}$",
 			minLength: 1,
 			maxLength: 256,
-			rule: "must be 1 to 256 characters: letters, digits and -",
+			rule: "must be 1 to 256 characters: letters A-Z a-z, digits and -",
 		}),
 		bucket_name: Type.String({
 			pattern: "^[a-z0-9.\\-]{3,63}$",
 			minLength: 3,
 			maxLength: 63,
-			rule: "must be 3 to 63 characters: lower-case letters, digits, . and -",
+			rule: "must be 3 to 63 characters: lower-case letters a-z, digits, . and -",
 		}),
-		object_key: anyText(1, 1024),
+		object_key: Type.String({
+			...anyText(1, 1024),
+			documented: documentedObjectKey,
+		}),
 		sign_method: Type.Optional(oneOf(["SHA256"])),
 		sign: Type.Optional(
 			Type.String({
@@ -82,7 +94,7 @@ export const listPackagesQuery = Type.Object({
 const listed = {
 	package_id: Type.String(),
 	app_id: Type.String(),
-	package_type: Type.String(),
+	package_type: Type.String({ documented: packageTypes }),
 	product_id: Type.String(),
 	product_name: Type.String(),
 	module_name: Type.Optional(Type.String()),

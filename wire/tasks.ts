@@ -90,16 +90,24 @@ export const taskPolicy = Type.Object(
 			}),
 		),
 	},
-	{ rule: "must be an object" },
+	{
+		rule: "must be an object",
+		documented: {
+			dependentRequired: {
+				retry_count: ["retry_interval"],
+				retry_interval: ["retry_count"],
+			},
+		},
+	},
 );
 
-export const createTask = Type.Object({
+const createTaskFields = {
 	app_id: Type.Optional(id36()),
 	task_name: Type.String({
 		pattern: "^[\\u4E00-\\u9FFF\\u3400-\\u4DBFA-Za-z0-9_]{1,128}$",
 		minLength: 1,
 		maxLength: 128,
-		rule: "must be 1 to 128 characters: Chinese characters, letters, digits and _",
+		rule: "must be 1 to 128 characters: Chinese characters, letters A-Z a-z, digits and _",
 	}),
 	task_type: oneOf([...otaTaskTypes, ...otherTaskTypes]),
 	targets: Type.Optional(
@@ -121,6 +129,7 @@ export const createTask = Type.Object({
 						minItems: 1,
 						maxItems: 100,
 						rule: "must be a list of 1 to 100 group ids",
+						documented: { uniqueItems: true },
 					},
 				),
 			},
@@ -135,12 +144,19 @@ export const createTask = Type.Object({
 						minItems: 1,
 						maxItems: 10,
 						rule: "must be a list of 1 to 10 package ids",
+						documented: { uniqueItems: true },
 					}),
 				),
 				/** The older form of a single package. */
 				package_id: Type.Optional(id36()),
 			},
-			{ rule: "must be an object" },
+			{
+				rule: "must be an object",
+				documented: {
+					if: { required: ["package_ids"] },
+					else: { required: ["package_id"] },
+				},
+			},
 		),
 	),
 	need_confirm: Type.Optional(Type.Boolean({ rule: "must be true or false" })),
@@ -151,6 +167,14 @@ export const createTask = Type.Object({
 	),
 	/** A batch file; looked at only to be refused by name. */
 	document_source: Type.Optional(Type.Unknown()),
+};
+export const createTask = Type.Object(createTaskFields, {
+	// Asked after the kind of task, of which many are refused for what they are.
+	documented: {
+		required: ["task_name", "task_type", "document"],
+		if: { required: ["targets"] },
+		else: { required: ["targets_filter"] },
+	},
 });
 export type CreateTask = Static<typeof createTask>;
 
@@ -168,7 +192,7 @@ export const taskProgress = Type.Object({
 export const task = Type.Object({
 	task_id: Type.String(),
 	task_name: Type.String(),
-	task_type: Type.String(),
+	task_type: Type.String({ documented: { enum: otaTaskTypes } }),
 	task_mode: Type.Optional(Type.String()),
 	need_confirm: Type.Boolean(),
 	task_ext_info: Type.Optional(Type.Object({}, { additionalProperties: true })),
@@ -178,7 +202,7 @@ export const task = Type.Object({
 	),
 	task_policy: Type.Optional(Type.Object({}, { additionalProperties: true })),
 	document: Type.Object({}, { additionalProperties: true }),
-	status: Type.String(),
+	status: Type.String({ documented: { enum: taskStatuses } }),
 	status_desc: Type.Optional(Type.String()),
 	task_progress: taskProgress,
 	create_time: Type.String(),
@@ -201,7 +225,7 @@ export const showTaskQuery = Type.Object({
 
 export const taskDetail = Type.Object({
 	target: Type.String(),
-	status: Type.String(),
+	status: Type.String({ documented: { enum: subtaskStatuses } }),
 	output: Type.Optional(Type.String()),
 	error: Type.Optional(
 		Type.Object({ error_code: Type.String(), error_msg: Type.String() }),
@@ -235,9 +259,9 @@ export const whyParams = Type.Object({
 export const why = Type.Object({
 	task_id: Type.String(),
 	target: Type.String(),
-	task_status: Type.String(),
+	task_status: Type.String({ documented: { enum: taskStatuses } }),
 	/** Absent: the device is not in the task. */
-	status: Type.Optional(Type.String()),
+	status: Type.Optional(Type.String({ documented: { enum: subtaskStatuses } })),
 	/** The most important one first. */
 	reasons: Type.Array(
 		Type.Object({

@@ -1,5 +1,6 @@
 /** Access keys: the pairs that requests are signed with. */
 import { createSecretKey, type KeyObject, randomInt } from "node:crypto";
+import { compileOnce } from "../database/compile-once.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { instant } from "../database/tables.ts";
 import type { Sealed } from "../secrets/sealed.ts";
@@ -78,14 +79,26 @@ export async function findKeyHolder(
 ): Promise<
 	(Caller & { secretSealed: string; hasProject: boolean }) | undefined
 > {
-	const row = await db
+	const [row] = await keyHolder(db, accessKey, projectId ?? "");
+	if (!row) return undefined;
+	const { is_administrator, project_id, ...holder } = row;
+	return {
+		...holder,
+		isAdministrator: is_administrator === 1,
+		mustChangePassword: false,
+		hasProject: project_id !== null,
+	};
+}
+
+const keyHolder = compileOnce((db, accessKey: string, projectId: string) =>
+	db
 		.selectFrom("access_keys")
 		.innerJoin("users", "users.user_id", "access_keys.user_id")
 		.innerJoin("accounts", "accounts.account_id", "users.account_id")
 		.leftJoin("projects", (join) =>
 			join
 				.onRef("projects.account_id", "=", "accounts.account_id")
-				.on("projects.project_id", "=", projectId ?? ""),
+				.on("projects.project_id", "=", projectId),
 		)
 		.select([
 			"access_keys.secret_sealed as secretSealed",
@@ -99,17 +112,8 @@ export async function findKeyHolder(
 		])
 		.where("access_keys.access_key", "=", accessKey)
 		.where("access_keys.enabled", "=", 1)
-		.where("users.enabled", "=", 1)
-		.executeTakeFirst();
-	if (!row) return undefined;
-	const { is_administrator, project_id, ...holder } = row;
-	return {
-		...holder,
-		isAdministrator: is_administrator === 1,
-		mustChangePassword: false,
-		hasProject: project_id !== null,
-	};
-}
+		.where("users.enabled", "=", 1),
+);
 
 const KEPT_KEYS = 1_000;
 

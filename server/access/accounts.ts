@@ -78,6 +78,18 @@ export async function findUser(
 	};
 }
 
+export async function findAccountId(
+	db: Db,
+	name: string,
+): Promise<string | undefined> {
+	const row = await db
+		.selectFrom("accounts")
+		.select("account_id")
+		.where("name", "=", name)
+		.executeTakeFirst();
+	return row?.account_id;
+}
+
 /** The projects of an account, oldest first. */
 export async function listProjects(
 	db: Db,

@@ -294,6 +294,14 @@ export async function setSpaceAccess(
 				"must name an enterprise project",
 			);
 		if (Object.keys(columns).length === 0) return before;
+		// Allowed before and after: nobody moves a space to where he could do more with it.
+		requireAction(scope, {
+			appId: spaceId,
+			as: {
+				...(enterpriseProjectId !== undefined && { enterpriseProjectId }),
+				...(tags && { tags }),
+			},
+		});
 		await trx
 			.updateTable("resource_spaces")
 			.set(columns)

@@ -59,6 +59,7 @@ import {
 	listPolicies,
 	type Policy,
 	updatePolicy,
+	warningsOf,
 } from "./policies.ts";
 import {
 	createProject,
@@ -83,6 +84,8 @@ const SPACE_ACCESS = "/otaru/v1/projects/:project_id/apps/:app_id/access";
 export interface GrantRouteParts {
 	db: Db;
 	now: Clock;
+	/** Of this server; complete once all routes are registered. */
+	actions: ReadonlyMap<string, unknown>;
 }
 
 /** Policies and grants, and the projects and enterprise projects that grants are about. */
@@ -96,7 +99,15 @@ export function grantRoutes(http: Http, parts: GrantRouteParts): void {
 
 // --- policies -------------------------------------------------------------------------
 
-function policyRoutes(http: Http, { db, now }: GrantRouteParts): void {
+function policyRoutes(http: Http, { db, now, actions }: GrantRouteParts): void {
+	const withWarnings = (policy: Policy): WirePolicy => {
+		const warnings = warningsOf(policy, actions.keys());
+		return {
+			...policyToWire(policy),
+			...(warnings.length > 0 && { warnings }),
+		};
+	};
+
 	http.post(
 		POLICIES,
 		{
@@ -123,7 +134,7 @@ function policyRoutes(http: Http, { db, now }: GrantRouteParts): void {
 				{ name: policy_name, description: description || null, document },
 				now(),
 			);
-			return reply.code(201).send(policyToWire(policy));
+			return reply.code(201).send(withWarnings(policy));
 		},
 	);
 
@@ -173,7 +184,7 @@ function policyRoutes(http: Http, { db, now }: GrantRouteParts): void {
 			},
 		},
 		async (request) =>
-			policyToWire(
+			withWarnings(
 				await getPolicy(db, request.scope, request.params.policy_id),
 			),
 	);
@@ -199,7 +210,7 @@ function policyRoutes(http: Http, { db, now }: GrantRouteParts): void {
 		},
 		async (request) => {
 			const { policy_name, description, document } = request.body;
-			return policyToWire(
+			return withWarnings(
 				await updatePolicy(
 					db,
 					request.scope,

@@ -39,6 +39,7 @@ import {
 	createUserAccessKey,
 	deleteUserAccessKey,
 	listUserAccessKeys,
+	refuseDenied,
 	type UserAccessKey,
 	updateUserAccessKey,
 } from "./user-access-keys.ts";
@@ -189,7 +190,7 @@ function userRoutes(http: Http, { db, now }: ManagementRouteParts): void {
 				operationId: "UpdateUser",
 				summary: "Change, disable or enable a user, or reset his password",
 				description:
-					"Only an administrator can change an administrator or make one. One administrator who can sign in is always left.",
+					"Only an administrator can change an administrator or make one. Whoever becomes one loses his access keys, and his password is replaced by one that is made up and answered this once, unless the call gives or takes one. One administrator who can sign in is always left.",
 				tags: ["Users"],
 				params: userParams,
 				body: updateUserBody,
@@ -644,7 +645,7 @@ function ownRoutes(
 				if (!(error instanceof SignInBlocked)) throw error;
 				reply.header("retry-after", error.retryAfterSeconds);
 				throw new ApiError(errors.tooManyPasswords, {
-					detail: `Try again in ${error.retryAfterSeconds} seconds.`,
+					detail: error.advice,
 				});
 			}
 			try {
@@ -704,6 +705,7 @@ function ownRoutes(
 			},
 		},
 		async ({ scope, body }, reply) => {
+			refuseDenied(scope);
 			const key = await createUserAccessKey(
 				db,
 				scope,
@@ -735,8 +737,9 @@ function ownRoutes(
 				response: { 200: wireAccessKey },
 			},
 		},
-		async ({ scope, params, body }) =>
-			keyToWire(
+		async ({ scope, params, body }) => {
+			refuseDenied(scope);
+			return keyToWire(
 				await updateUserAccessKey(
 					db,
 					scope,
@@ -744,7 +747,8 @@ function ownRoutes(
 					params.access_key,
 					keyChanges(body),
 				),
-			),
+			);
+		},
 	);
 
 	http.delete(
@@ -763,6 +767,7 @@ function ownRoutes(
 			},
 		},
 		async ({ scope, params }, reply) => {
+			refuseDenied(scope);
 			await deleteUserAccessKey(db, scope, scope.userId, params.access_key);
 			return reply.code(204).send();
 		},

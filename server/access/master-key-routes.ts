@@ -1,8 +1,6 @@
 /** The master key: changing it, and how far that is. For administrators only, whatever policies say. */
 import { masterKeyStatus } from "../../wire/master-key.ts";
-import { ApiError, errors } from "../errors.ts";
 import type { KeyRotation } from "../secrets/key-rotation.ts";
-import type { Scope } from "./permissions.ts";
 import type { Http } from "./route.ts";
 
 export interface MasterKeyRouteParts {
@@ -22,18 +20,18 @@ export function masterKeyRoutes(
 				action: "iam:masterKey:rotate",
 				level: "Permission_management",
 				concerns: "instance",
+				administratorsOnly: true,
 			},
 			schema: {
 				operationId: "RotateMasterKey",
 				summary: "Change the master key",
 				description:
-					"Makes a new master key, or takes the first of the setting, and encrypts every stored secret again under it, while the server serves. Only for administrators.",
+					"Makes a new master key, or takes the first of the setting, and encrypts every stored secret again under it, while the server serves.",
 				tags: ["Master key"],
 				response: { 202: masterKeyStatus },
 			},
 		},
-		async ({ scope }, reply) => {
-			requireAdministrator(scope);
+		async (_request, reply) => {
 			await rotation.rotate();
 			return reply.code(202).send(await rotation.status());
 		},
@@ -46,26 +44,16 @@ export function masterKeyRoutes(
 				action: "iam:masterKey:get",
 				level: "Read",
 				concerns: "instance",
+				administratorsOnly: true,
 			},
 			schema: {
 				operationId: "ShowMasterKeyRotation",
 				summary: "Show the master keys and how far a change of them is",
-				description:
-					"Which master keys stored secrets are encrypted under. Only for administrators.",
+				description: "Which master keys stored secrets are encrypted under.",
 				tags: ["Master key"],
 				response: { 200: masterKeyStatus },
 			},
 		},
-		async ({ scope }) => {
-			requireAdministrator(scope);
-			return rotation.status();
-		},
+		async () => rotation.status(),
 	);
-}
-
-function requireAdministrator(scope: Scope): void {
-	if (!scope.isAdministrator)
-		throw new ApiError(errors.forbidden, {
-			detail: "(only for administrators)",
-		});
 }

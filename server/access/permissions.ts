@@ -7,6 +7,7 @@ import { ApiError, errors } from "../errors.ts";
 import type {
 	AccessLevel,
 	Decision,
+	SpaceFacts,
 } from "../policy-language/policy-decision.ts";
 
 export type { AccessLevel };
@@ -31,7 +32,14 @@ export interface Scope {
 export type RequestTags = Readonly<Record<string, string>> | "unknown";
 
 /** What a decision is about: one resource space, none, or one that is not known yet. */
-export type Concern = { appId: string } | "instance" | "any";
+export type Concern =
+	| {
+			appId: string;
+			/** As it would be after the call. */
+			as?: Partial<Pick<SpaceFacts, "enterpriseProjectId" | "tags">>;
+	  }
+	| "instance"
+	| "any";
 
 /** What the grants of a caller come to, in the circumstances of one request. */
 export interface Rights {
@@ -42,7 +50,7 @@ export interface Rights {
 		requestTags?: RequestTags,
 	): Decision;
 	/** The last decision that was asked for: what the audit trail tells of a call. */
-	readonly last: Decision | undefined;
+	last: Decision | undefined;
 	/** The resource space that the call turned out to be about, for the audit trail too. */
 	appId?: string;
 }
@@ -70,6 +78,19 @@ export function requireAction(scope: Scope, concern: Concern): void {
 function mayDo(scope: Scope, concern: Concern): boolean {
 	const { action, level, rights, requestTags } = scope;
 	return rights.decide(action, level, concern, requestTags).allowed;
+}
+
+/** Whether he may do something else as well to what the call is about. */
+export function mayAlso(
+	{ rights }: Scope,
+	action: Action,
+	level: AccessLevel,
+	concern: Concern,
+): boolean {
+	const { last } = rights;
+	const { allowed } = rights.decide(action, level, concern);
+	rights.last = last;
+	return allowed;
 }
 
 /** Whether lists and streams show the objects of this space to the caller. */

@@ -14,6 +14,7 @@ import {
 	type SystemPolicy,
 	systemPolicies,
 } from "../policy-language/system-policies.ts";
+import { compileWildcards } from "../policy-language/wildcards.ts";
 import { changeAccess } from "./access-version.ts";
 import type { Scope } from "./permissions.ts";
 import { endTokens } from "./tokens.ts";
@@ -309,4 +310,26 @@ function fromSystem(policy: SystemPolicy): Policy {
 		createdAt: undefined,
 		updatedAt: undefined,
 	};
+}
+
+/**
+ * What a policy says that is probably a mistake. Policies of the vendor's cloud may name
+ * what this server does not do, so it is no fault.
+ *
+ * @param actions of this server
+ */
+export function warningsOf(
+	{ type, document }: Pick<Policy, "type" | "document">,
+	actions: Iterable<string>,
+): string[] {
+	if (type === "system") return [];
+	const known = [...actions].map((action) => action.toLowerCase());
+	return readPolicy(document).statements.flatMap((statement, index) =>
+		statement.actions.listed
+			.filter((pattern) => !known.some(compileWildcards(pattern)))
+			.map(
+				(pattern) =>
+					`/Statement/${index}: no action of this server fits ${pattern}`,
+			),
+	);
 }

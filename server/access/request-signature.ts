@@ -56,6 +56,34 @@ export const CLOCK_TOLERANCE_MS = 15 * 60 * 1000;
 const SERVICE = "iotdm";
 const MAX_SIGNED_HEADERS = 100;
 
+/** What an Authorization header says, in one of the two forms that are taken. */
+export interface SignatureHeader {
+	algorithm: SignatureAlgorithm;
+	/** Whose signature it says it is; empty when it says nothing. */
+	accessKey: string;
+	fields: ReadonlyMap<string, string>;
+}
+
+/**
+ * The only reading there is of the header: whoever counts attempts or writes down who
+ * tried asks here too, so that nobody is one caller to them and another to the signature.
+ *
+ * @throws SignatureFault also for what could be read in two ways
+ */
+export function readAuthorization(authorization: string): SignatureHeader {
+	const [algorithm = ""] = authorization.split(" ", 1);
+	if (algorithm !== "SDK-HMAC-SHA256" && algorithm !== "V11-HMAC-SHA256")
+		throw new SignatureFault("unknown algorithm", true);
+	const fields = readFields(authorization.slice(algorithm.length));
+	if (fields.has("Access") && fields.has("Credential"))
+		throw new SignatureFault("both Access and Credential are given");
+	const [accessKey = ""] =
+		algorithm === "SDK-HMAC-SHA256"
+			? [fields.get("Access")]
+			: (fields.get("Credential") ?? "").split("/", 1);
+	return { algorithm, accessKey, fields };
+}
+
 /**
  * Reads the headers and checks everything that needs neither key nor body.
  *
@@ -67,11 +95,9 @@ export function readSignature(
 	now: Date,
 	regions: readonly string[],
 ): RequestSignature {
-	const authorization = headers.authorization ?? "";
-	const [algorithm = ""] = authorization.split(" ", 1);
-	if (algorithm !== "SDK-HMAC-SHA256" && algorithm !== "V11-HMAC-SHA256")
-		throw new SignatureFault("unknown algorithm", true);
-	const fields = readFields(authorization.slice(algorithm.length));
+	const { algorithm, accessKey, fields } = readAuthorization(
+		headers.authorization ?? "",
+	);
 	const signedHeaders = fields.get("SignedHeaders") ?? "";
 	const signature = fields.get("Signature") ?? "";
 	if (!/^[0-9a-f]{64}$/.test(signature))
@@ -98,7 +124,6 @@ export function readSignature(
 		throw new SignatureFault("X-Sdk-Date is too far from the server's clock");
 
 	if (algorithm === "SDK-HMAC-SHA256") {
-		const accessKey = fields.get("Access") ?? "";
 		if (accessKey === "") throw new SignatureFault("no access key is named");
 		return {
 			algorithm,
@@ -109,7 +134,7 @@ export function readSignature(
 			info: undefined,
 		};
 	}
-	const [accessKey, day, region, service, ...more] = (
+	const [, day, region, service, ...more] = (
 		fields.get("Credential") ?? ""
 	).split("/");
 	if (!accessKey || more.length > 0)
@@ -367,14 +392,16 @@ export function encodeText(text: string): string {
 	);
 }
 
-/** `name=value, name=value`; a name given twice counts as absent. */
+/** `name=value, name=value`, each name once. */
 function readFields(text: string): Map<string, string> {
 	const fields = new Map<string, string>();
 	for (const part of text.split(",")) {
 		const equals = part.indexOf("=");
 		if (equals === -1) continue;
 		const name = part.slice(0, equals).trim();
-		fields.set(name, fields.has(name) ? "" : part.slice(equals + 1).trim());
+		if (fields.has(name))
+			throw new SignatureFault("a field of Authorization is given twice");
+		fields.set(name, part.slice(equals + 1).trim());
 	}
 	return fields;
 }

@@ -18,13 +18,15 @@ import {
 } from "../policy-language/policy-decision.ts";
 import { PolicyFault, readPolicy } from "../policy-language/policy-document.ts";
 import { systemPolicies } from "../policy-language/system-policies.ts";
+import { accessVersion } from "./access-version.ts";
 import { type Caller, grantedTo } from "./accounts.ts";
-import type {
-	AccessLevel,
-	Concern,
-	RequestTags,
-	Rights,
-	Scope,
+import {
+	type AccessLevel,
+	type Concern,
+	everything,
+	type RequestTags,
+	type Rights,
+	type Scope,
 } from "./permissions.ts";
 
 const KEPT_USERS = 10_000;
@@ -35,11 +37,43 @@ export const DEFAULT_ENTERPRISE_PROJECT = "0";
 export type RightsConfig = Pick<Config, "regions" | "instanceId">;
 /** The circumstances of a request. */
 export type Circumstances = Question["context"];
+/** What of them stays true when the request is over. */
+export type KeptCircumstances = Pick<
+	Circumstances,
+	"sourceIp" | "secureTransport"
+>;
+type KeptScope = Pick<
+	Scope,
+	"accountId" | "userId" | "userName" | "projectId" | "action" | "level"
+> &
+	// Calls that an older version accepted have none.
+	Partial<KeptCircumstances>;
 type Spaces = ReadonlyMap<string, SpaceFacts>;
 
 interface Remembered<T> {
 	version: number;
 	value: Promise<T>;
+}
+
+/**
+ * Who asked for what, and from where, as text: for work that goes on after his call.
+ * What he may do is not kept, so what is taken from him meanwhile counts.
+ */
+export function keepScope(
+	{ accountId, userId, userName, projectId, action, level }: Scope,
+	{ sourceIp, secureTransport }: KeptCircumstances,
+): string {
+	const kept: KeptScope = {
+		accountId,
+		userId,
+		userName,
+		projectId,
+		action,
+		level,
+		sourceIp,
+		secureTransport,
+	};
+	return JSON.stringify(kept);
 }
 
 export class RightsKeeper {
@@ -80,6 +114,54 @@ export class RightsKeeper {
 			instanceEnterpriseProjectId: DEFAULT_ENTERPRISE_PROJECT,
 			context,
 		});
+	}
+
+	/**
+	 * The scope of somebody whose call was accepted earlier, with the rights he has by now:
+	 * none if he is disabled or gone. Conditions on the address and the like are judged by
+	 * the call that he made.
+	 *
+	 * @param text what `keepScope` wrote
+	 */
+	async keptScope(text: string, now: Date): Promise<Scope> {
+		const kept = JSON.parse(text) as KeptScope;
+		const { accountId, userId, projectId, action, level } = kept;
+		const user = await this.#db
+			.selectFrom("users")
+			.innerJoin("accounts", "accounts.account_id", "users.account_id")
+			.select([
+				"users.name as userName",
+				"users.is_administrator",
+				"accounts.name as accountName",
+				accessVersion,
+			])
+			.where("users.user_id", "=", userId)
+			.where("users.account_id", "=", accountId)
+			.where("users.enabled", "=", 1)
+			.executeTakeFirst();
+		const isAdministrator = user?.is_administrator === 1;
+		const userName = user?.userName ?? kept.userName;
+		return {
+			accountId,
+			userId,
+			userName,
+			projectId,
+			isAdministrator,
+			action,
+			level,
+			rights: !user
+				? nothing()
+				: isAdministrator
+					? everything()
+					: await this.rightsOf(kept, user.accessVersion, projectId, {
+							userName,
+							userId,
+							accountName: user.accountName,
+							sourceIp: kept.sourceIp ?? "",
+							now,
+							secureTransport: kept.secureTransport ?? false,
+						}),
+		};
 	}
 
 	async #readGrants(
@@ -197,8 +279,7 @@ class GrantedRights implements Rights {
 			...about,
 			action,
 			level,
-			space:
-				typeof concern === "string" ? concern : this.#factsOf(concern.appId),
+			space: typeof concern === "string" ? concern : this.#factsOf(concern),
 			context:
 				requestTags === undefined
 					? about.context
@@ -207,12 +288,18 @@ class GrantedRights implements Rights {
 		return this.last;
 	}
 
-	/** What is asked of a space that does not exist is decided before that is said. */
-	#factsOf(appId: string): SpaceFacts {
-		return (
-			this.#spaces.get(appId) ?? { appId, enterpriseProjectId: "", tags: {} }
-		);
+	#factsOf({ appId, as }: Exclude<Concern, string>): SpaceFacts | "missing" {
+		const facts = this.#spaces.get(appId);
+		return facts ? { ...facts, ...as } : "missing";
 	}
+}
+
+/** Of somebody who is disabled or gone. */
+function nothing(): Rights {
+	return {
+		decide: () => ({ allowed: false, because: "no_statement" }),
+		last: undefined,
+	};
 }
 
 /** Read once for all who ask at a time; a failure is not remembered. */
@@ -240,47 +327,4 @@ function remembered<T>(
 		}
 	}
 	return value;
-}
-
-/**
- * A scope as text, for work that goes on after the call that asked for it: what is
- * allowed is settled when the work is accepted.
- *
- * @param appIds the resource spaces in which the action is allowed; undefined: all
- */
-export function settleScope(
-	{ rights: _rights, ...scope }: Scope,
-	appIds: readonly string[] | undefined,
-): string {
-	return JSON.stringify({ ...scope, appIds });
-}
-
-/** The scope that `settleScope` wrote. */
-export function readSettledScope(text: string): Scope {
-	const { appIds, ...scope } = JSON.parse(text) as Omit<Scope, "rights"> & {
-		appIds?: string[];
-	};
-	return { ...scope, rights: new SettledRights(scope.action, appIds) };
-}
-
-/** One action, in the spaces listed, or in all. */
-class SettledRights implements Rights {
-	readonly #action: string;
-	readonly #appIds: ReadonlySet<string> | undefined;
-	last: Decision | undefined;
-	appId?: string;
-
-	constructor(action: string, appIds: readonly string[] | undefined) {
-		this.#action = action;
-		this.#appIds = appIds && new Set(appIds);
-	}
-
-	decide(action: string, _level: AccessLevel, concern: Concern): Decision {
-		const allowed =
-			action === this.#action &&
-			(this.#appIds === undefined ||
-				(typeof concern !== "string" && this.#appIds.has(concern.appId)));
-		this.last = { allowed, because: allowed ? "allowed" : "no_statement" };
-		return this.last;
-	}
 }

@@ -10,6 +10,7 @@ import type {
 	RawRequestDefaultExpression,
 	RawServerDefault,
 } from "fastify";
+import type { DocumentedHeaders } from "../../wire/headers.ts";
 import type { Caller } from "./accounts.ts";
 import type { AccessLevel, Action, Scope } from "./permissions.ts";
 
@@ -37,6 +38,10 @@ declare module "fastify" {
 		produces?: Readonly<Record<number, readonly string[]>>;
 		/** Statuses of refusals beyond those that every route of its kind may answer with. */
 		failures?: readonly number[];
+		/** Headers of the request that mean something to this route; checked by its handler. */
+		requestHeaders?: DocumentedHeaders;
+		/** By status: headers of the answer beside those that every answer has. */
+		answerHeaders?: Readonly<Record<number, DocumentedHeaders>>;
 	}
 	interface FastifyContextConfig {
 		/** Absent only on routes that are open to everyone, which say `open: true`. */
@@ -45,6 +50,8 @@ declare module "fastify" {
 		open?: boolean;
 		/** Absent: resource spaces, which the handler asks about one by one. */
 		concerns?: "instance";
+		/** No grant is enough. */
+		administratorsOnly?: boolean;
 		/** Whoever is signed in may call it, without a grant. */
 		everyone?: boolean;
 		/** Of a route that is open: the action under which the audit trail keeps its calls. */

@@ -15,6 +15,11 @@ import {
 	type Token,
 	token,
 } from "../../wire/access.ts";
+import {
+	issuedToken,
+	tokenToValidate,
+	validatedToken,
+} from "../../wire/headers.ts";
 import type { Config } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
@@ -67,6 +72,7 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 				summary: "Sign in by password",
 				tags: ["Identity"],
 				failures: [401, 403, 429],
+				answerHeaders: { 201: issuedToken },
 
 				querystring: createTokenQuery,
 				body: createToken,
@@ -93,7 +99,7 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 				if (error instanceof SignInBlocked) {
 					reply.header("retry-after", error.retryAfterSeconds);
 					throw new ApiError(errors.tooManySignIns, {
-						detail: `Try again in ${error.retryAfterSeconds} seconds.`,
+						detail: error.advice,
 					});
 				}
 				if (error instanceof TooManyPasswordChecks) {
@@ -152,6 +158,9 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 				operationId: "KeystoneValidateToken",
 				summary: "Validate a token",
 				tags: ["Identity"],
+				failures: [404],
+				requestHeaders: tokenToValidate,
+				answerHeaders: { 200: validatedToken },
 				querystring: createTokenQuery,
 				response: { 200: token },
 			},
@@ -313,6 +322,19 @@ export function accessRoutes(http: Http, parts: AccessRouteParts): void {
 }
 
 type SignInUser = CreateToken["auth"]["identity"]["password"]["user"];
+/** Of a project in which nothing is granted to him, a caller learns no more than he knows. */
+async function findScopeProject(
+	db: Db,
+	caller: Caller,
+	projectId: string,
+): Promise<Project | undefined> {
+	const own = await listProjectsOf(db, caller, { regions: [] });
+	const project = await findProject(db, caller.accountId, projectId);
+	return project && own.every((one) => one.projectId !== projectId)
+		? { ...project, name: project.projectId }
+		: project;
+}
+
 type TokenScope = CreateToken["auth"]["scope"];
 
 function readUser(user: SignInUser): UserQuery {
@@ -341,7 +363,7 @@ async function readScope(
 			throw invalidInput("auth.scope.project", "must have a name or an id");
 		const project =
 			id !== undefined
-				? await findProject(db, caller.accountId, id)
+				? await findScopeProject(db, caller, id)
 				: (await listProjectsOf(db, caller, { name: name ?? "", regions }))[0];
 		if (!project) throw new ApiError(errors.unknownScope);
 		return project;

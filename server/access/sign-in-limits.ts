@@ -18,6 +18,12 @@ export class SignInBlocked extends Error {
 		super("too many failed sign-ins");
 		this.retryAfterSeconds = Math.ceil(waitMs / 1000);
 	}
+
+	/** What whoever has to wait is told. */
+	get advice(): string {
+		const seconds = this.retryAfterSeconds;
+		return `Try again in ${seconds} second${seconds === 1 ? "" : "s"}.`;
+	}
 }
 
 const FREE_ATTEMPTS_OF_USER = 5;
@@ -25,6 +31,8 @@ const FREE_ATTEMPTS_OF_USER = 5;
 const FREE_ATTEMPTS_OF_KEY = 10;
 /** More still, since a whole office may share one address. */
 const FREE_ATTEMPTS_OF_ADDRESS = 20;
+/** Of a user where he has signed in: his programs may all sign in at once. */
+const FREE_ATTEMPTS_AT_HOME = 20;
 const MAX_DELAY_MS = 5 * 60 * 1000;
 const FORGET_AFTER_MS = 60 * 60 * 1000;
 const MAX_REMEMBERED = 10_000;
@@ -33,33 +41,42 @@ const NAME_LIMIT = 64;
 
 /**
  * Failed sign-ins by password. An attempt counts as failed while it runs, so a hundred
- * at once gain nothing. Where a user has signed in before, others' failures in his name
- * do not lock him out.
+ * at once gain nothing. Where a user has signed in before, only failures in his name from
+ * there count: neither guesses from elsewhere nor a neighbour behind the same address who
+ * tries other names lock him out.
  */
 export class SignInLimits {
 	readonly #users: Failures;
 	readonly #addresses: Failures;
+	/** Of users where they have signed in before. */
+	readonly #homes: Failures;
 	readonly #known = new Places();
 
 	constructor(now: Clock) {
+		this.#homes = new Failures(FREE_ATTEMPTS_AT_HOME, now);
 		this.#users = new Failures(FREE_ATTEMPTS_OF_USER, now);
 		this.#addresses = new Failures(FREE_ATTEMPTS_OF_ADDRESS, now);
 	}
 
-	/** @throws SignInBlocked */
+	/**
+	 * @param user always the same for one user, however the caller names him.
+	 * @throws SignInBlocked
+	 */
 	begin(user: string, from: string): { succeeded(): void; forget(): void } {
 		const address = networkOf(from);
-		const isKnown = this.#known.has(user, address);
+		const counters: [Failures, string][] = this.#known.has(user, address)
+			? [[this.#homes, placeOf(user, address)]]
+			: [
+					[this.#addresses, address],
+					[this.#users, user],
+				];
 		const waitMs = Math.max(
-			this.#addresses.waitMs(address),
-			isKnown ? 0 : this.#users.waitMs(user),
+			...counters.map(([failures, key]) => failures.waitMs(key)),
 		);
 		if (waitMs > 0) throw new SignInBlocked(waitMs);
-		this.#addresses.add(address, 1);
-		if (!isKnown) this.#users.add(user, 1);
+		for (const [failures, key] of counters) failures.add(key, 1);
 		const forget = () => {
-			this.#addresses.add(address, -1);
-			if (!isKnown) this.#users.add(user, -1);
+			for (const [failures, key] of counters) failures.add(key, -1);
 		};
 		return {
 			forget,

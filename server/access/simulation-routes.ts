@@ -40,7 +40,13 @@ export function simulationRoutes(
 			simulateAccess(
 				db,
 				request.scope,
-				{ rights, actions, address: request.ip, now: now() },
+				{
+					rights,
+					actions,
+					address: request.ip,
+					secureTransport: request.protocol === "https",
+					now: now(),
+				},
 				request.body,
 			),
 	);

@@ -9,15 +9,19 @@ import type { Db } from "../database/database.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import type { Decision } from "../policy-language/policy-decision.ts";
 import { readAccessVersion } from "./access-version.ts";
-import { findProject, listProjects } from "./accounts.ts";
+import { listProjects } from "./accounts.ts";
 import type { AccessLevel, Action, Scope } from "./permissions.ts";
 import type { RightsKeeper } from "./rights.ts";
+import { heedsDenials } from "./user-access-keys.ts";
 
 /** What the routes of this server declare about their actions. */
 export interface KnownAction {
 	level: AccessLevel;
 	concerns: "instance" | undefined;
 	everyone: boolean;
+	administratorsOnly: boolean;
+	/** Whether its calls are made in a project; the others are the whole account's. */
+	inProject: boolean;
 }
 
 /** @throws 400 IOTDA.000006 naming the field */
@@ -29,6 +33,7 @@ export async function simulateAccess(
 		actions: ReadonlyMap<Action, KnownAction>;
 		/** Of the caller. */
 		address: string;
+		secureTransport: boolean;
 		now: Date;
 	},
 	input: SimulateAccess,
@@ -36,6 +41,7 @@ export async function simulateAccess(
 	const { user_id, user_name, app_id } = input;
 	const action = parts.actions.get(input.action as Action);
 	if (!action) throw invalidInput("action", "must be an action of this server");
+	const asked = { action: input.action as Action, level: action.level };
 	if ((user_id === undefined) === (user_name === undefined))
 		throw invalidInput("user_id", "or user_name must be given, and not both");
 	const at = input.at === undefined ? parts.now : parseWireTime(input.at);
@@ -51,24 +57,42 @@ export async function simulateAccess(
 	const user = await findUser(db, scope.accountId, input);
 	if (!user.enabled) return { allowed: false, because: "disabled" };
 	if (user.isAdministrator) return { allowed: true, because: "account" };
-	if (action.everyone) return { allowed: true, because: "allowed" };
-	const projectId = await readProject(db, scope.accountId, input);
-	const rights = await parts.rights.rightsOf(user, version, projectId, {
+	const projectIds = await readProjects(db, scope.accountId, input);
+	if (action.administratorsOnly)
+		return { allowed: false, because: "administrators_only" };
+	const isFree = action.everyone && !heedsDenials(asked);
+	if (isFree) return { allowed: true, because: "allowed" };
+	const context = {
 		userName: user.userName,
 		userId: user.userId,
 		accountName: user.accountName,
 		sourceIp,
 		now: at,
-		secureTransport: true,
-	});
-	return toWire(
-		rights.decide(
+		secureTransport: input.secure_transport ?? parts.secureTransport,
+	};
+	const concern = action.everyone
+		? "instance"
+		: (action.concerns ?? (app_id === undefined ? "any" : { appId: app_id }));
+	let decision: Decision | undefined;
+	for (const projectId of action.inProject ? projectIds : [""]) {
+		const rights = await parts.rights.rightsOf(
+			user,
+			version,
+			projectId,
+			context,
+		);
+		decision = rights.decide(
 			input.action,
 			action.level,
-			app_id === undefined ? (action.concerns ?? "any") : { appId: app_id },
-			requestTags,
-		),
-	);
+			concern,
+			requestTags ?? "unknown",
+		);
+		if (decision.allowed) break;
+	}
+	// It needs no grant: only a Deny counts.
+	if (action.everyone && decision?.because !== "denied")
+		return { allowed: true, because: "allowed" };
+	return toWire(decision ?? { allowed: false, because: "no_statement" });
 }
 
 async function findUser(
@@ -107,18 +131,32 @@ async function findUser(
 	};
 }
 
-async function readProject(
+/** The project named, that of the resource space named, or all of the account. */
+async function readProjects(
 	db: Db,
 	accountId: string,
-	{ project_id }: Pick<SimulateAccess, "project_id">,
-): Promise<string> {
-	const project =
-		project_id === undefined
-			? (await listProjects(db, accountId))[0]
-			: await findProject(db, accountId, project_id);
-	if (!project)
+	{ project_id, app_id }: Pick<SimulateAccess, "project_id" | "app_id">,
+): Promise<string[]> {
+	const projects = (await listProjects(db, accountId))
+		.map(({ projectId }) => projectId)
+		.filter((id) => project_id === undefined || id === project_id);
+	if (projects.length === 0)
 		throw invalidInput("project_id", "must name a project of the account");
-	return project.projectId;
+	if (app_id === undefined) return projects;
+	const space = await db
+		.selectFrom("resource_spaces")
+		.select("project_id")
+		.where("app_id", "=", app_id)
+		.where("project_id", "in", projects)
+		.executeTakeFirst();
+	if (!space)
+		throw invalidInput(
+			"app_id",
+			project_id === undefined
+				? "must name a resource space of the account"
+				: "must name a resource space of the project",
+		);
+	return [space.project_id];
 }
 
 function readTags(
@@ -140,6 +178,9 @@ function toWire({ allowed, because, statement }: Decision): AccessSimulation {
 				policy_name: statement.policyName,
 				index: statement.index,
 				...(statement.sid !== undefined && { sid: statement.sid }),
+				...(statement.grantId !== undefined && {
+					grant_id: statement.grantId,
+				}),
 			},
 		}),
 	};

@@ -1,10 +1,12 @@
 /** Sign-in by password, and the tokens that come of it. */
 import { hash, randomBytes } from "node:crypto";
+import { compileOnce } from "../database/compile-once.ts";
 import { type Clock, type Db, inTransaction } from "../database/database.ts";
 import { fromInstant, instant } from "../database/tables.ts";
 import { accessVersion } from "./access-version.ts";
 import {
 	type Caller,
+	findAccountId,
 	findUser,
 	type Project,
 	type UserQuery,
@@ -91,27 +93,7 @@ export async function findTokenHolder(
 	db: Db,
 	token: string,
 ): Promise<TokenHolder | undefined> {
-	const row = await db
-		.selectFrom("tokens")
-		.innerJoin("users", "users.user_id", "tokens.user_id")
-		.innerJoin("accounts", "accounts.account_id", "users.account_id")
-		.leftJoin("projects", "projects.project_id", "tokens.project_id")
-		.select([
-			"projects.project_id",
-			"projects.name as projectName",
-			"tokens.created_at",
-			"tokens.expires_at",
-			"users.user_id as userId",
-			"users.name as userName",
-			"users.is_administrator",
-			"users.must_change_password",
-			"accounts.account_id as accountId",
-			"accounts.name as accountName",
-			accessVersion,
-		])
-		.where("tokens.token_hash", "=", hash("sha256", token))
-		.where("users.enabled", "=", 1)
-		.executeTakeFirst();
+	const [row] = await tokenHolder(db, hash("sha256", token));
 	if (!row) return undefined;
 	return {
 		accountId: row.accountId,
@@ -134,6 +116,29 @@ export async function findTokenHolder(
 	};
 }
 
+const tokenHolder = compileOnce((db, tokenHash: string) =>
+	db
+		.selectFrom("tokens")
+		.innerJoin("users", "users.user_id", "tokens.user_id")
+		.innerJoin("accounts", "accounts.account_id", "users.account_id")
+		.leftJoin("projects", "projects.project_id", "tokens.project_id")
+		.select([
+			"projects.project_id",
+			"projects.name as projectName",
+			"tokens.created_at",
+			"tokens.expires_at",
+			"users.user_id as userId",
+			"users.name as userName",
+			"users.is_administrator",
+			"users.must_change_password",
+			"accounts.account_id as accountId",
+			"accounts.name as accountName",
+			accessVersion,
+		])
+		.where("tokens.token_hash", "=", tokenHash)
+		.where("users.enabled", "=", 1),
+);
+
 /**
  * The user whose password this is; undefined when user or password is wrong.
  *
@@ -146,10 +151,10 @@ export async function findSigner(
 	password: string,
 	address: string,
 ): Promise<Signer | undefined> {
-	const attempt = limits.begin(JSON.stringify(query), address);
+	const user = await findUser(db, query);
+	const attempt = limits.begin(await triedUser(db, query, user), address);
 	let caller: Signer | undefined;
 	try {
-		const user = await findUser(db, query);
 		const passwordHash = user?.passwordHash;
 		if (
 			(await checkPassword(password, passwordHash)) &&
@@ -163,4 +168,21 @@ export async function findSigner(
 	}
 	if (caller) attempt.succeeded();
 	return caller;
+}
+
+/**
+ * Whose password is tried, in one form for all ways of naming him. Of a user who does not
+ * exist the ways are as many as of one who does, or by them a stranger could tell.
+ */
+async function triedUser(
+	db: Db,
+	{ user, account }: UserQuery,
+	found: Caller | undefined,
+): Promise<string> {
+	const accountId =
+		account && "name" in account
+			? await findAccountId(db, account.name)
+			: account?.id;
+	if (found) return found.userId;
+	return JSON.stringify([user, accountId ?? account]);
 }

@@ -71,6 +71,27 @@ export async function createUserAccessKey(
 	});
 }
 
+/**
+ * Whether a Deny counts for what everybody may do without a grant. It does for his own
+ * keys, which outlive any token; looking, and choosing another password, stay open.
+ */
+export function heedsDenials({
+	action,
+	level,
+}: Pick<Scope, "action" | "level">): boolean {
+	return (
+		level !== "List" && level !== "Read" && action !== "iam:me:changePassword"
+	);
+}
+
+/** @throws 403 IOTDA.000022 when a policy of the caller denies what he does to himself */
+export function refuseDenied(scope: Scope): void {
+	const { action, level, rights } = scope;
+	if (!heedsDenials(scope)) return;
+	if (rights.decide(action, level, "instance").because === "denied")
+		throw new ApiError(errors.forbidden, { detail: `(${action})` });
+}
+
 /** A key would let him go on without ever choosing a password of his own. */
 function refuseWayAround(scope: Scope, user: User): void {
 	if (user.user_id === scope.userId && user.must_change_password === 1)

@@ -136,6 +136,10 @@ export interface UserChanges {
  * What is missing stays. A user who is disabled, gets another password, or becomes or
  * stops being an administrator is signed out.
  *
+ * Whoever becomes an administrator loses the access keys he had, and his password with
+ * them unless the same call gives or takes one: any of them may be known to somebody who
+ * was allowed to manage him as long as he was none.
+ *
  * @throws 404 IOTDA.015900, 400 IOTDA.000006 for a password that is too easy, 403
  * IOTDA.000022 for changes that only an administrator may make, 403 IOTDA.015914 when
  * no administrator would be left
@@ -164,6 +168,12 @@ export async function updateUser(
 				? undefined
 				: await hashNew(password, before.name, "password");
 
+	// Whether it is needed shows only when nobody else can change him any more.
+	const replacement =
+		changes.isAdministrator && passwordHash === undefined
+			? await makeUp(before.name)
+			: undefined;
+
 	const columns: Updateable<UserRow> = {};
 	if (changes.description !== undefined)
 		columns.description = changes.description;
@@ -187,9 +197,26 @@ export async function updateUser(
 		// Since it was read above, somebody may have made him an administrator.
 		const locked = await lockUser(trx, scope, userId);
 		requireMayChange(scope, locked);
+		const isPromoted =
+			columns.is_administrator === 1 && locked.is_administrator === 0;
+		const replaced =
+			isPromoted && locked.password_hash !== NO_PASSWORD
+				? replacement
+				: undefined;
+		if (isPromoted)
+			await trx
+				.deleteFrom("access_keys")
+				.where("user_id", "=", userId)
+				.execute();
 		const user = await trx
 			.updateTable("users")
-			.set(columns)
+			.set({
+				...(replaced && {
+					password_hash: replaced.passwordHash,
+					must_change_password: 1,
+				}),
+				...columns,
+			})
 			.where("user_id", "=", userId)
 			.returningAll()
 			.executeTakeFirstOrThrow();
@@ -201,9 +228,10 @@ export async function updateUser(
 		)
 			await endTokens(trx, [userId]);
 		await refuseLockOut(trx, scope.accountId);
-		return password !== undefined && changes.password === undefined
-			? { ...user, password }
-			: user;
+		const madeUp =
+			replaced?.password ??
+			(changes.password === undefined ? password : undefined);
+		return madeUp === undefined ? user : { ...user, password: madeUp };
 	});
 }
 
@@ -360,6 +388,16 @@ function madeUpFor(userName: string): string {
 		// One in millions has the user's short name in it.
 		if (passwordFault(password, userName) === undefined) return password;
 	}
+}
+
+async function makeUp(
+	userName: string,
+): Promise<{ password: string; passwordHash: string }> {
+	const password = madeUpFor(userName);
+	return {
+		password,
+		passwordHash: await hashNew(password, userName, "password"),
+	};
 }
 
 async function hashNew(

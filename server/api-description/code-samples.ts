@@ -39,7 +39,8 @@ export function codeSamples(operation: Operation): CodeSample[] {
 /** What the samples set: the required parameters and those that have an example. */
 function given(operation: Operation): Parameter[] {
 	return operation.parameters.filter(
-		({ name, example }) => name !== "project_id" && example !== undefined,
+		({ name, in: place, example }) =>
+			name !== "project_id" && place !== "header" && example !== undefined,
 	);
 }
 

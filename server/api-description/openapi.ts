@@ -29,7 +29,7 @@ import * as resourceSpaces from "../../wire/resource-spaces.ts";
 import * as tags from "../../wire/tags.ts";
 import * as tasks from "../../wire/tasks.ts";
 import { errorAnswer } from "../error-body.ts";
-import { ApiError, errors } from "../errors.ts";
+import { ApiError, type ErrorKind, errors } from "../errors.ts";
 import { codeSamples } from "./code-samples.ts";
 import { type JsonSchema, SchemaWriter } from "./openapi-schemas.ts";
 
@@ -43,12 +43,13 @@ export interface DescribedRoute {
 	level: string | undefined;
 	concerns: "instance" | undefined;
 	everyone: boolean;
+	administratorsOnly: boolean;
 	schema: FastifySchema | undefined;
 }
 
 export interface Parameter {
 	name: string;
-	in: "path" | "query";
+	in: "path" | "query" | "header";
 	required: boolean;
 	schema: JsonSchema;
 	example?: unknown;
@@ -141,9 +142,15 @@ export function describeApi(routes: readonly DescribedRoute[]): object {
 			securitySchemes,
 			headers: {
 				RequestId: {
-					description: "Under which the server logged the request.",
+					description:
+						"The id of the call. The server logs only its own failures (5xx) under it; the audit trail names it too.",
 					schema: { type: "string" },
 					example: requestId,
+				},
+				RetryAfter: {
+					description: "Seconds after which to try again.",
+					schema: { type: "integer", minimum: 0 },
+					example: 1,
 				},
 			},
 			schemas: writer.components,
@@ -161,7 +168,8 @@ const leadingTags = [
 const introduction = [
 	"The management API of Otaru: what the vendor's SDKs call under `/v5`, its sign-in under `/v3`, and Otaru's own calls under `/otaru/v1`.",
 	"Every call but the few that are open is proven by a token or a signature, and needs the action it names. Unknown keys of a body and unknown parameters of a query are ignored. Times are UTC.",
-	"Lists come in pages, newest first: `limit` records, older than `marker`, after skipping `offset`.",
+	"Every call that is not open may have the header `Instance-Id`, and none needs it: where the server has an instance id (`OTARU_INSTANCE_ID`), a call that names another one is refused with 403.",
+	"Calls that take `limit`, `marker` and `offset` answer in pages, newest first: `limit` records, older than `marker`, after skipping `offset`. ListObjects goes by the names of files instead. Lists that are always short come whole, without pages: projects, regions and accounts, the access keys of a user, the resource spaces of a project, the groups of a device.",
 ].join("\n\n");
 
 const securitySchemes = {
@@ -197,8 +205,9 @@ function describe(
 ): object {
 	const { schema = {}, method, open } = route;
 	const parameters = [
-		...parametersOf("path", schema.params, example, writer),
-		...parametersOf("query", schema.querystring, example, writer),
+		...parametersOf("path", schema.params, operationId, example, writer),
+		...parametersOf("query", schema.querystring, operationId, example, writer),
+		...headersOf(schema),
 	];
 	const body = bodyOf(schema, example, writer);
 	return {
@@ -212,7 +221,7 @@ function describe(
 		...(open ? { security: [] } : {}),
 		...(parameters.length > 0 ? { parameters } : {}),
 		...(body ? { requestBody: body } : {}),
-		responses: responsesOf(route, example, writer),
+		responses: responsesOf(route, operationId, example, writer),
 		"x-codeSamples": codeSamples({
 			operationId,
 			method,
@@ -238,6 +247,8 @@ function answerOf(
 
 function permissionSentence(route: DescribedRoute): string {
 	if (route.open) return "Open to everyone.";
+	if (route.administratorsOnly)
+		return "Only for administrators, whatever is granted.";
 	if (route.everyone)
 		return "Whoever has signed in may call it, without a grant.";
 	const on =
@@ -250,6 +261,7 @@ function permissionSentence(route: DescribedRoute): string {
 function parametersOf(
 	place: "path" | "query",
 	declared: unknown,
+	operationId: string,
 	example: OperationExample,
 	writer: SchemaWriter,
 ): Parameter[] {
@@ -260,7 +272,10 @@ function parametersOf(
 			description,
 			default: _default,
 			...schema
-		} = writer.write(property, name) as JsonSchema;
+		} = writer.write(property, {
+			field: name,
+			owner: operationId,
+		}) as JsonSchema;
 		const value =
 			name === "project_id" ? exampleProjectId : example[place]?.[name];
 		return {
@@ -275,6 +290,18 @@ function parametersOf(
 			...(value === undefined ? {} : { example: value }),
 		};
 	});
+}
+
+function headersOf({ requestHeaders = {} }: FastifySchema): Parameter[] {
+	return Object.entries(requestHeaders).map(
+		([name, { description, required = false, schema }]) => ({
+			name,
+			in: "header",
+			required,
+			description,
+			schema,
+		}),
+	);
 }
 
 function bodyOf(
@@ -308,22 +335,22 @@ function bodyOf(
 	};
 }
 
-/** No JSON: a type in words of JSON Schema would mislead. */
-function textOrBytes(type: string): object {
-	return { contentMediaType: type };
+/** No JSON. Files are bytes to a client; what has lines that are read one by one is text. */
+function textOrBytes(type: string): JsonSchema {
+	return type === "text/event-stream" || type === "text/plain"
+		? { type: "string" }
+		: { type: "string", format: "binary" };
 }
 
 // --- answers --------------------------------------------------------------------
 
 function responsesOf(
 	route: DescribedRoute,
+	operationId: string,
 	example: OperationExample,
 	writer: SchemaWriter,
 ): Record<string, object> {
 	const { schema = {} } = route;
-	const headers = {
-		"X-Request-Id": { $ref: "#/components/headers/RequestId" },
-	};
 	const responses: Record<string, object> = {};
 	const declared = Object.entries(
 		(schema.response ?? {}) as Record<string, JsonSchema>,
@@ -331,13 +358,13 @@ function responsesOf(
 	for (const [status, answer] of declared) {
 		responses[status] = {
 			description: STATUS_CODES[status] ?? "Done",
-			headers,
+			headers: answerHeaders(Number(status), route),
 			...(answer.type === "null"
 				? {}
 				: {
 						content: {
 							"application/json": {
-								schema: writer.write(answer),
+								schema: writer.write(answer, { owner: operationId }),
 								example: example.response,
 							},
 						},
@@ -347,7 +374,7 @@ function responsesOf(
 	for (const [status, types] of Object.entries(schema.produces ?? {})) {
 		responses[status] = {
 			description: STATUS_CODES[status] ?? "Done",
-			headers,
+			headers: answerHeaders(Number(status), route),
 			...(types.length === 0
 				? {}
 				: {
@@ -365,10 +392,66 @@ function responsesOf(
 	}
 	// What answers nothing declares nothing.
 	if (Object.keys(responses).length === 0)
-		responses[204] = { description: "Done", headers };
+		responses[204] = {
+			description: "Done",
+			headers: answerHeaders(204, route),
+		};
 	for (const status of failuresOf(route))
-		responses[status] = failure(status, route, headers, writer);
+		responses[status] = failure(status, route, writer);
 	return responses;
+}
+
+function answerHeaders(
+	status: number,
+	{ open, schema }: DescribedRoute,
+): Record<string, object> {
+	// Whoever proves himself wrongly too often is told when he may try again.
+	const waits = status === 429 || (status === 401 && !open);
+	return {
+		"X-Request-Id": { $ref: "#/components/headers/RequestId" },
+		...(waits
+			? { "Retry-After": { $ref: "#/components/headers/RetryAfter" } }
+			: {}),
+		...schema?.answerHeaders?.[status],
+	};
+}
+
+/** An unknown project or resource space is 403, and a bucket is no more than a name. */
+const neverMissing = new Set(["project_id", "app_id", "bucket_name"]);
+
+/** The first thing named by the path that a call can find missing. */
+function findableIn(path: string): string | undefined {
+	return [...documentedPath(path).matchAll(/\{(\w+)\}/g)]
+		.map(([, name = ""]) => name)
+		.find((name) => !neverMissing.has(name));
+}
+
+/** By what the path names; the others name a token or a task elsewhere. */
+const missing: Readonly<Record<string, ErrorKind>> = {
+	access_key: errors.unknownAccessKey,
+	device_id: errors.unknownDevice,
+	enterprise_project_id: errors.unknownEnterpriseProject,
+	grant_id: errors.unknownGrant,
+	group_id: errors.unknownGroup,
+	import_id: errors.unknownImport,
+	managed_project_id: errors.unknownProject,
+	module_id: errors.unknownModule,
+	object_key: errors.unknownObject,
+	package_id: errors.unknownPackage,
+	policy_id: errors.unknownPolicy,
+	product_id: errors.unknownProduct,
+	task_id: errors.unknownTask,
+	user_id: errors.unknownUser,
+};
+
+function missingFrom(path: string): ApiError {
+	if (path.startsWith("/v3/")) return new ApiError(errors.unknownToken);
+	const name = findableIn(path) ?? "task_id";
+	return new ApiError(
+		name === "group_id" && path.startsWith("/otaru/")
+			? errors.unknownUserGroup
+			: (missing[name] ?? errors.noSuchApi),
+	);
 }
 
 /** The refusals that a caller can meet, by what the route is. */
@@ -377,7 +460,7 @@ function failuresOf({ method, path, open, schema = {} }: DescribedRoute) {
 	const statuses = new Set<number>(schema.failures);
 	if (!open || takesInput) statuses.add(400);
 	if (!open) for (const status of [401, 403, 429]) statuses.add(status);
-	if (path.includes(":")) statuses.add(404);
+	if (findableIn(path) !== undefined) statuses.add(404);
 	if (method !== "GET" && method !== "HEAD") statuses.add(413);
 	statuses.add(500);
 	return [...statuses].sort((a, b) => a - b);
@@ -390,7 +473,7 @@ const typical: Readonly<Record<number, [sentence: string, error: ApiError]>> = {
 		new ApiError(errors.invalidInput, { detail: "app_id is required." }),
 	],
 	401: [
-		"Neither a signature nor a token that counts.",
+		"Neither a signature nor a token that counts. With Retry-After: too many wrong ones came from there.",
 		new ApiError(errors.unauthenticated, {
 			detail: "verify aksk signature fail",
 		}),
@@ -399,7 +482,7 @@ const typical: Readonly<Record<number, [sentence: string, error: ApiError]>> = {
 		"No permission, an unknown resource space, or a state or limit that does not allow it.",
 		new ApiError(errors.forbidden),
 	],
-	404: ["What the path names does not exist.", new ApiError(errors.noSuchApi)],
+	404: ["What the call names does not exist.", new ApiError(errors.noSuchApi)],
 	413: ["The body is too large.", new ApiError(errors.bodyTooLarge)],
 	416: [
 		"The file has no such range.",
@@ -421,22 +504,34 @@ const typical: Readonly<Record<number, [sentence: string, error: ApiError]>> = {
 	507: ["The server has no room left.", new ApiError(errors.storageFull)],
 };
 
+/** Where nobody has to prove who he is, and one call finds it out. */
+const typicalOfSignIn: typeof typical = {
+	401: ["User or password is wrong.", new ApiError(errors.wrongPassword)],
+	429: [
+		"Too many failed sign-ins; the header Retry-After says when to come back.",
+		new ApiError(errors.tooManySignIns, {
+			detail: "Try again in 300 seconds.",
+		}),
+	],
+};
+
 function failure(
 	status: number,
-	{ method, path }: DescribedRoute,
-	headers: object,
+	route: DescribedRoute,
 	writer: SchemaWriter,
 ): object {
-	const known = typical[status];
+	const { method, path, open } = route;
+	const known = (open ? typicalOfSignIn[status] : undefined) ?? typical[status];
 	if (!known) throw new Error(`Status ${status} has no description.`);
-	const [description, error] = known;
+	const [description, usual] = known;
+	const error = status === 404 ? missingFrom(path) : usual;
 	const both = path.startsWith("/v3/")
 		? [envelope.iamErrorBody, envelope.errorBody]
 		: [envelope.errorBody];
 	const schemas = both.map((body) => writer.write(body));
 	return {
 		description,
-		headers,
+		headers: answerHeaders(status, route),
 		...(method === "HEAD"
 			? {}
 			: {

@@ -54,9 +54,15 @@ export function explorerRoutes(
 			gzip: await promisify(gzip)(text),
 		} satisfies Compressed;
 	});
-	http.get("/openapi.json", { config, schema }, async (request, reply) =>
-		send(request, reply, await description()),
-	);
+	http.route({
+		// Whoever asks for the headers alone gets those of the whole.
+		method: ["GET", "HEAD"],
+		url: "/openapi.json",
+		config,
+		schema,
+		handler: async (request, reply) =>
+			send(request, reply, await description()),
+	});
 
 	const files = onceAsked(makeFiles);
 	for (const address of addresses) {

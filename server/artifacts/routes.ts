@@ -4,6 +4,12 @@ import { Readable } from "node:stream";
 import { Type } from "typebox";
 import { wireTime } from "../../wire/envelope.ts";
 import {
+	contentRange as contentRangeHeader,
+	downloadHeaders,
+	fileHeaders,
+	streamedBodyHeaders,
+} from "../../wire/headers.ts";
+import {
 	bucketParams,
 	listObjectsQuery,
 	objectList,
@@ -63,6 +69,7 @@ export function objectRoutes(
 				tags: ["Package files"],
 				consumes: ["application/octet-stream"],
 				failures: [507],
+				requestHeaders: streamedBodyHeaders,
 
 				params: objectParams,
 				response: { 200: storedObject, 201: storedObject },
@@ -117,6 +124,13 @@ export function objectRoutes(
 					304: [],
 				},
 				failures: [416],
+				requestHeaders: downloadHeaders,
+				answerHeaders: {
+					200: fileHeaders,
+					206: { ...fileHeaders, ...contentRangeHeader },
+					304: fileHeaders,
+					416: { ...fileHeaders, ...contentRangeHeader },
+				},
 				params: objectParams,
 			},
 		},
@@ -167,6 +181,7 @@ export function objectRoutes(
 				summary: "Look at a file without its bytes",
 				tags: ["Package files"],
 				produces: { 200: [] },
+				answerHeaders: { 200: fileHeaders },
 				params: objectParams,
 			},
 		},

@@ -152,7 +152,13 @@ export function follow(
 	return { last, fault: undefined };
 }
 
-/** What no store keeps the same is replaced, so that a row reads as it was hashed. */
+/**
+ * What ends a line, moves a cursor or turns the order of reading around: a stranger writes
+ * into the trail, and must not write what looks like another row. NUL no store keeps.
+ */
+const misleading = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+
+/** Text that reads as it was hashed, in one line, wherever it is shown. */
 export function storable(text: string, maxLength: number): string {
-	return text.slice(0, maxLength).toWellFormed().replaceAll("\0", "\uFFFD");
+	return text.slice(0, maxLength).toWellFormed().replace(misleading, "\uFFFD");
 }

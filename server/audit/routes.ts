@@ -11,6 +11,7 @@ import {
 	type AuditRow as WireRow,
 } from "../../wire/audit.ts";
 import { parseWireTime, withoutAbsent } from "../../wire/envelope.ts";
+import { attachment } from "../../wire/headers.ts";
 import type { Http } from "../access/route.ts";
 import type { Db } from "../database/database.ts";
 import { readPage } from "../database/paging.ts";
@@ -41,7 +42,11 @@ export function auditRoutes(
 	http.get(
 		AUDIT,
 		{
-			config: { action: "cts:traces:list", level: "List" },
+			config: {
+				action: "cts:traces:list",
+				level: "List",
+				concerns: "instance",
+			},
 			schema: {
 				operationId: "ListAudit",
 				tags: ["Audit"],
@@ -65,13 +70,18 @@ export function auditRoutes(
 	http.get(
 		`${AUDIT}/export`,
 		{
-			config: { action: "cts:traces:export", level: "Read" },
+			config: {
+				action: "cts:traces:export",
+				level: "Read",
+				concerns: "instance",
+			},
 			schema: {
 				operationId: "ExportAudit",
 				tags: ["Audit"],
 				summary: "Export the audit trail as a file that can be checked offline",
 				querystring: exportAuditQuery,
 				produces: { 200: ["application/x-ndjson"] },
+				answerHeaders: { 200: attachment },
 			},
 		},
 		async (request, reply) => {
@@ -94,7 +104,11 @@ export function auditRoutes(
 	http.post(
 		`${AUDIT}/verify`,
 		{
-			config: { action: "cts:traces:verify", level: "Read" },
+			config: {
+				action: "cts:traces:verify",
+				level: "Read",
+				concerns: "instance",
+			},
 			schema: {
 				operationId: "VerifyAudit",
 				tags: ["Audit"],

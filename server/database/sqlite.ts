@@ -11,7 +11,7 @@
  * `synchronous=FULL`, and a slow disk never holds the event loop.
  */
 
-import { statSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, openSync, statSync } from "node:fs";
 import {
 	DatabaseSync,
 	type SQLInputValue,
@@ -31,7 +31,10 @@ import {
 	SqliteIntrospector,
 	SqliteQueryCompiler,
 } from "kysely";
+import { logger } from "../log.ts";
 import { type Committer, LogSync } from "./sqlite-log.ts";
+
+const log = logger("store");
 
 /** Transactions that share one commit at most, and for how long others may join it. */
 const GROUP_LIMIT = 1_000;
@@ -85,6 +88,7 @@ class SqliteDriver implements Driver {
 	}
 
 	async init(): Promise<void> {
+		keepPrivate(this.#file);
 		// 16 MB of pages: with 64 a million inserts, sorted or not, are no faster.
 		const writer = new DatabaseSync(this.#file, { timeout: 10_000 });
 		writer.exec(
@@ -131,6 +135,26 @@ class SqliteDriver implements Driver {
 		this.#lane = undefined;
 		this.#reader = undefined;
 		this.#writer = undefined;
+	}
+}
+
+/**
+ * Makes the file readable for its owner only, also one that an earlier release or an
+ * operator's copy left open; SQLite gives the log and its index the mode of the file.
+ * Not by the umask of the process, which would also close the authority's certificate.
+ */
+function keepPrivate(file: string): void {
+	// Not opened once it is there: closing it would end the locks of this process on it.
+	if (!existsSync(file)) closeSync(openSync(file, "a", 0o600));
+	for (const path of [file, `${file}-wal`, `${file}-shm`]) {
+		const mode = statSync(path, { throwIfNoEntry: false })?.mode ?? 0;
+		if ((mode & 0o077) === 0) continue;
+		try {
+			chmodSync(path, mode & 0o700);
+		} catch (err) {
+			// Another user's file, or a file system without modes: it works all the same.
+			log.warn({ err, path }, "others may read the store, and it stays so");
+		}
 	}
 }
 

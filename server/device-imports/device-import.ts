@@ -32,6 +32,8 @@ const SHORT_STATEMENTS = 32;
 /** Gateways whose children, 50,000 at most, are counted between two turns. */
 const GATEWAYS_AT_ONCE = 8;
 
+const BIND = "iotda:tags:bind";
+
 export interface LineCounts {
 	created: number;
 	unchanged: number;
@@ -78,6 +80,7 @@ export async function registerLines(
 ): Promise<LineCounts> {
 	const refusals: { line: number; deviceId?: string; error: ApiError }[] = [];
 	const wanted: Wanted[] = [];
+	const bindings = new Bindings(job.scope);
 	const places = new Places(trx, job.scope, job.spaceId);
 	for (const line of lines) {
 		if (line.refusal) {
@@ -112,6 +115,7 @@ export async function registerLines(
 		try {
 			const gateway = parentOf(device, place, parents);
 			if (same) throw new ApiError(errors.deviceExists);
+			bindings.require(place.app_id, own);
 			if (gateway) requireRoomBelow(gateway, gateway.childCount++);
 			const row = newDeviceRow(device, { ...place, gateway }, sealed, now);
 			rows.push(row);
@@ -196,6 +200,47 @@ class Places {
 		const found = await space;
 		if (found instanceof ApiError) throw found;
 		return holdProductNamed(this.#trx, found, productId);
+	}
+}
+
+/** Which tags the sender may bind; each set of them is decided once for a space. */
+class Bindings {
+	readonly #scope: Scope;
+	readonly #refusals = new Map<string, ApiError | undefined>();
+
+	constructor(scope: Scope) {
+		this.#scope = scope;
+	}
+
+	/** @throws 403 IOTDA.000022 naming the tag */
+	require(appId: string, tags: readonly Tag[]): void {
+		if (tags.length === 0) return;
+		const key = JSON.stringify([
+			appId,
+			...tags.map(({ key, value }) => [key, value]),
+		]);
+		if (!this.#refusals.has(key))
+			this.#refusals.set(key, this.#decide(appId, tags));
+		const refusal = this.#refusals.get(key);
+		if (refusal) throw refusal;
+	}
+
+	#decide(appId: string, tags: readonly Tag[]): ApiError | undefined {
+		if (this.#mayBind(appId, tags)) return undefined;
+		// A policy may also forbid together what it allows one by one.
+		const culprit = tags.find((tag) => !this.#mayBind(appId, [tag]));
+		const named = (culprit ? [culprit] : tags)
+			.map(({ key, value }) => `${key}=${value}`)
+			.join(", ");
+		return new ApiError(errors.forbidden, { detail: `(${BIND}: ${named})` });
+	}
+
+	#mayBind(appId: string, tags: readonly Tag[]): boolean {
+		const requestTags = Object.fromEntries(
+			tags.map(({ key, value }) => [key, value]),
+		);
+		return this.#scope.rights.decide(BIND, "Tagging", { appId }, requestTags)
+			.allowed;
 	}
 }
 

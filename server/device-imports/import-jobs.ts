@@ -1,7 +1,7 @@
 /** Imports as rows: what each has come to, and which lines it refused. */
 import type { Selectable } from "kysely";
 import type { Scope } from "../access/permissions.ts";
-import { settleScope } from "../access/rights.ts";
+import { type KeptCircumstances, keepScope } from "../access/rights.ts";
 import { type Db, inTransaction } from "../database/database.ts";
 import { listPage, type Page, type PageResult } from "../database/paging.ts";
 import {
@@ -26,6 +26,8 @@ export interface NewImport {
 	nodeId: string;
 	format: ImportJob["format"];
 	totalBytes: number;
+	/** Of the call that brought the file. */
+	circumstances: KeptCircumstances;
 }
 
 export async function createImport(
@@ -34,32 +36,30 @@ export async function createImport(
 	input: NewImport,
 	now: Date,
 ): Promise<ImportJob> {
-	return inTransaction(db, async (trx) =>
-		trx
-			.insertInto("device_imports")
-			.values({
-				import_id: input.importId,
-				project_id: scope.projectId,
-				app_id: input.spaceId,
-				node_id: input.nodeId,
-				scope: settleScope(scope, await visibleSpaceIds(trx, scope)),
-				format: input.format,
-				status: "Processing",
-				status_desc: null,
-				total_bytes: input.totalBytes,
-				done_bytes: 0,
-				done_lines: 0,
-				created: 0,
-				unchanged: 0,
-				refused: 0,
-				header: null,
-				created_at: instant(now),
-				finished_at: null,
-				deleted_at: null,
-			})
-			.returningAll()
-			.executeTakeFirstOrThrow(),
-	);
+	return db
+		.insertInto("device_imports")
+		.values({
+			import_id: input.importId,
+			project_id: scope.projectId,
+			app_id: input.spaceId,
+			node_id: input.nodeId,
+			scope: keepScope(scope, input.circumstances),
+			format: input.format,
+			status: "Processing",
+			status_desc: null,
+			total_bytes: input.totalBytes,
+			done_bytes: 0,
+			done_lines: 0,
+			created: 0,
+			unchanged: 0,
+			refused: 0,
+			header: null,
+			created_at: instant(now),
+			finished_at: null,
+			deleted_at: null,
+		})
+		.returningAll()
+		.executeTakeFirstOrThrow();
 }
 
 /** @throws 404 IOTDA.014990 */

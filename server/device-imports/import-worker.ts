@@ -8,7 +8,7 @@ import {
 	setTimeout as pause,
 } from "node:timers/promises";
 import type { Updateable } from "kysely";
-import { readSettledScope } from "../access/rights.ts";
+import type { RightsKeeper } from "../access/rights.ts";
 import {
 	type Clock,
 	type Db,
@@ -57,6 +57,7 @@ export interface ImportWorkerParts {
 	/** This process: it works off the files that it received. */
 	nodeId: string;
 	sealed: Sealed;
+	rights: RightsKeeper;
 	rules: LineRules;
 	events: Events;
 	now: Clock;
@@ -228,8 +229,9 @@ export class ImportWorker implements AsyncDisposable {
 		from: FilePosition,
 		batch: Batch,
 	): Promise<boolean> {
-		const { db, sealed, now } = this.#parts;
-		const scope = readSettledScope(job.scope);
+		const { db, sealed, rights, now } = this.#parts;
+		// Anew for each batch: what is taken from the sender meanwhile ends what is left.
+		const scope = await rights.keptScope(job.scope, now());
 		for (;;) {
 			try {
 				const ended = await inTransaction(db, async (trx) => {

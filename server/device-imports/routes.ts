@@ -15,6 +15,7 @@ import {
 	type DeviceImport as WireImport,
 } from "../../wire/device-imports.ts";
 import { projectParams, wireTime, withoutAbsent } from "../../wire/envelope.ts";
+import { attachment, streamedBodyHeaders } from "../../wire/headers.ts";
 import type { Http } from "../access/route.ts";
 import {
 	announcedBytes,
@@ -82,6 +83,7 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 				tags: ["Device imports"],
 				consumes: ["text/csv", "application/x-ndjson"],
 				failures: [507],
+				requestHeaders: streamedBodyHeaders,
 
 				params: projectParams,
 				querystring: importDevicesQuery,
@@ -109,7 +111,17 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 					job = await createImport(
 						db,
 						scope,
-						{ importId, spaceId: space.app_id, nodeId, format, totalBytes },
+						{
+							importId,
+							spaceId: space.app_id,
+							nodeId,
+							format,
+							totalBytes,
+							circumstances: {
+								sourceIp: request.ip,
+								secureTransport: request.protocol === "https",
+							},
+						},
 						now(),
 					);
 				} catch (error) {
@@ -177,6 +189,7 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 				summary: "Download the refused lines of an import",
 				tags: ["Device imports"],
 				produces: { 200: ["text/csv", "application/x-ndjson"] },
+				answerHeaders: { 200: attachment },
 				params: deviceImportParams,
 				querystring: importRefusalsQuery,
 			},
@@ -218,6 +231,7 @@ export function deviceImportRoutes(http: Http, parts: ImportRouteParts): void {
 				summary: "Download all devices as a file",
 				tags: ["Device imports"],
 				produces: { 200: ["text/csv", "application/x-ndjson"] },
+				answerHeaders: { 200: attachment },
 				params: projectParams,
 				querystring: exportDevicesQuery,
 			},

@@ -13,7 +13,8 @@ import {
 	randomBytes,
 	timingSafeEqual,
 } from "node:crypto";
-import type { CompiledQuery, Selectable } from "kysely";
+import type { Selectable } from "kysely";
+import { compileOnce } from "../database/compile-once.ts";
 import type { Clock, Db } from "../database/database.ts";
 import type { DeviceRow } from "../database/tables.ts";
 import type { Events } from "../events.ts";
@@ -94,7 +95,6 @@ export function createSignIn({
 	limits?: Partial<AttemptLimits>;
 }): SignIn {
 	const attempts = new SignInAttempts(limits);
-	const findCredentials = credentialsQuery(db);
 	// Stands in for the secrets of an unknown device, so that finding out that it is
 	// unknown takes as long as finding out that its password is wrong.
 	const decoy = sealer.seal(randomBytes(16).toString("hex"));
@@ -111,7 +111,7 @@ export function createSignIn({
 			return refused("unavailable");
 		}
 		try {
-			const device = await findCredentials(deviceId);
+			const [device] = await credentialsOf(db, deviceId);
 			const proven =
 				device?.auth_type === "CERTIFICATES"
 					? await provesByCertificate(device, attempt.certificate)
@@ -179,7 +179,7 @@ export function createSignIn({
 			.where("fingerprint", "is", null)
 			.executeTakeFirst();
 		if (taken.numUpdatedRows === 0n) {
-			const current = await findCredentials(device.device_id);
+			const [current] = await credentialsOf(db, device.device_id);
 			return (
 				current !== undefined && isFingerprint(current.fingerprint, certificate)
 			);
@@ -198,11 +198,9 @@ function refused(refusal: Refusal): SignInResult {
 	return { ok: false, refused: refusal };
 }
 
-/** Compiled once: at thousands of connections a second building the query would be most of it. */
-function credentialsQuery(
-	db: Db,
-): (deviceId: string) => Promise<Credentials | undefined> {
-	const compiled: CompiledQuery = db
+/** At thousands of connections a second building the query would be most of it. */
+const credentialsOf = compileOnce((db, deviceId: string) =>
+	db
 		.selectFrom("devices")
 		.select([
 			"device_id",
@@ -214,16 +212,8 @@ function credentialsQuery(
 			"secondary_fingerprint",
 			"frozen",
 		])
-		.where("device_id", "=", "")
-		.compile();
-	return async (deviceId) => {
-		const { rows } = await db.executeQuery<Credentials>({
-			...compiled,
-			parameters: [deviceId],
-		});
-		return rows[0];
-	};
-}
+		.where("device_id", "=", deviceId),
+);
 
 /**
  * Takes a client id apart, from the right, since device ids hold underscores

@@ -22,6 +22,7 @@ import {
 	wireTimeMs,
 	withoutAbsent,
 } from "../../wire/envelope.ts";
+import { mayAlso, type Scope } from "../access/permissions.ts";
 import type { Http } from "../access/route.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { readPage } from "../database/paging.ts";
@@ -71,11 +72,21 @@ export interface DeviceRouteParts {
 export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 	const { db, now, sealed } = parts;
 
-	const answer = async (device: Device) => {
+	const answer = async (scope: Scope, device: Device) => {
 		const { device_id } = device;
 		const modules = await listDeviceModules(db, device_id);
 		const tags = (await findTags(db, [device_id])).get(device_id) ?? [];
-		return toWire(device, modules, tags, sealed);
+		return toWire(
+			device,
+			modules,
+			tags,
+			// Whoever may give it another one could find it out anyway.
+			mayAlso(scope, "iotda:devices:resetSecret", "Write", {
+				appId: device.app_id,
+			})
+				? readSecrets(device, sealed)
+				: {},
+		);
 	};
 
 	http.post(
@@ -102,7 +113,9 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 			);
 			const change = additionOf(device);
 			if (change) parts.childrenChanged(change);
-			return reply.code(201).send(toWire(device, [], [], sealed));
+			return reply
+				.code(201)
+				.send(toWire(device, [], [], readSecrets(device, sealed)));
 		},
 	);
 
@@ -153,7 +166,10 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 			},
 		},
 		async (request) =>
-			answer(await getDevice(db, request.scope, request.params.device_id)),
+			answer(
+				request.scope,
+				await getDevice(db, request.scope, request.params.device_id),
+			),
 	);
 
 	http.put(
@@ -189,7 +205,7 @@ export function deviceRoutes(http: Http, parts: DeviceRouteParts): void {
 					}),
 				},
 			);
-			return answer(device);
+			return answer(request.scope, device);
 		},
 	);
 
@@ -382,9 +398,8 @@ function toWire(
 	device: Device,
 	modules: readonly DeviceModule[],
 	tags: readonly Tag[],
-	sealed: Sealed,
+	{ primary, secondary }: Partial<ReturnType<typeof readSecrets>>,
 ): WireDevice {
-	const { primary, secondary } = readSecrets(device, sealed);
 	const changedAt = optionalInstant(statusChangedAt(device));
 	const activeAt = optionalInstant(device.active_at);
 	return {

@@ -66,7 +66,13 @@ export function tagRoutes(http: Http, { db }: { db: Db }): void {
 		},
 		async (request, reply) => {
 			const { resource_id, tag_keys } = request.body;
-			await unbindTags(db, request.scope, resource_id, tag_keys);
+			const requestTags = Object.fromEntries(tag_keys.map((key) => [key, ""]));
+			await unbindTags(
+				db,
+				{ ...request.scope, requestTags },
+				resource_id,
+				tag_keys,
+			);
 			return reply.type("application/json").send(null);
 		},
 	);

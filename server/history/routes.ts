@@ -8,6 +8,7 @@ import {
 	wireTimeMs,
 	withoutAbsent,
 } from "../../wire/envelope.ts";
+import { lastEventId } from "../../wire/headers.ts";
 import {
 	deviceEventList,
 	listDeviceEventsQuery,
@@ -96,7 +97,8 @@ export function historyRoutes(http: Http, parts: HistoryRouteParts): void {
 				summary: "Watch devices and tasks as events",
 				tags: ["History"],
 				produces: { 200: ["text/event-stream"] },
-				failures: [503],
+				failures: [404, 503],
+				requestHeaders: lastEventId,
 				params: projectParams,
 				querystring: watchQuery,
 			},

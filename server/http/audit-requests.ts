@@ -7,9 +7,9 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { asAccessKey } from "../access/access-keys.ts";
 import type { Http } from "../access/route.ts";
 import { networkOf } from "../access/sign-in-limits.ts";
-import { AnonymousFlood } from "../audit/anonymous-flood.ts";
 import { type AuditEntry, storable } from "../audit/audit-chain.ts";
 import type { AuditLog } from "../audit/audit-log.ts";
+import { ofAddress, ofUser, RefusalFlood } from "../audit/refusal-flood.ts";
 import type { Clock } from "../database/database.ts";
 import { instant } from "../database/tables.ts";
 import { asApiError, errorAnswer } from "../error-body.ts";
@@ -18,6 +18,7 @@ import type { Events } from "../events.ts";
 import { logger } from "../log.ts";
 import type { Decision } from "../policy-language/policy-decision.ts";
 import { Refusal } from "./authenticate.ts";
+import { shownProof } from "./proof-attempts.ts";
 
 const log = logger("audit");
 const TEXT_LIMIT = 256;
@@ -80,12 +81,22 @@ export function auditRequests(http: Http, parts: AuditRequestsParts): void {
 		"audit rows that are not on disk yet",
 		() => audit.waiting,
 	);
-	const flood = new AnonymousFlood({
+	const append = (entry: AuditEntry) => audit.append(entry);
+	const strangers = new RefusalFlood(ofAddress, {
 		now,
-		append: (entry) => audit.append(entry),
+		append,
 		onFailure: failed,
 	});
-	http.addHook("onClose", () => flood[Symbol.asyncDispose]());
+	const users = new RefusalFlood(ofUser, { now, append, onFailure: failed });
+	http.addHook("onClose", async () => {
+		await strangers[Symbol.asyncDispose]();
+		await users[Symbol.asyncDispose]();
+	});
+	const isKept = (request: FastifyRequest, entry: AuditEntry): boolean => {
+		if (entry.user_id === null)
+			return strangers.admits(networkOf(request.ip), entry);
+		return !isFruitless(request, entry) || users.admits(entry.user_id, entry);
+	};
 
 	http.addHook("onError", async (request, _reply, error) => {
 		seenOf(request).error = asApiError(error);
@@ -108,8 +119,7 @@ export function auditRequests(http: Http, parts: AuditRequestsParts): void {
 		if (one.isDone) return payload;
 		one.isDone = true;
 		const entry = entryOf(request, reply, one, now());
-		if (entry.user_id === null && !flood.admits(networkOf(request.ip), entry))
-			return payload;
+		if (!isKept(request, entry)) return payload;
 		try {
 			await audit.append(entry);
 			return payload;
@@ -118,6 +128,18 @@ export function auditRequests(http: Http, parts: AuditRequestsParts): void {
 			return answerInstead(request, reply, payload);
 		}
 	});
+}
+
+/**
+ * Whether nothing was done, and no grant was needed to ask: somebody without rights could
+ * do it all day. What a grant allowed is always kept, also where it then failed.
+ */
+function isFruitless(request: FastifyRequest, entry: AuditEntry): boolean {
+	const { everyone = false } = request.routeOptions.config;
+	return (
+		entry.decision === "refused" ||
+		(everyone && entry.status >= 400 && entry.status < 500)
+	);
 }
 
 function isWrite(request: FastifyRequest): boolean {
@@ -151,7 +173,7 @@ function entryOf(
 	const { audited = {}, scope } = request;
 	const { action, auditedAs } = request.routeOptions.config;
 	const caller = audited.caller ?? request.caller;
-	const params = (request.params ?? {}) as Record<string, string>;
+	const { params, path } = withoutSecret(request);
 	const status = reply.statusCode;
 	// 429: he was not even listened to.
 	const isRefused = status === 401 || status === 403 || status === 429;
@@ -161,11 +183,11 @@ function entryOf(
 		request_id: request.id,
 		account_id: caller?.accountId ?? null,
 		user_id: caller?.userId ?? null,
-		user_name: caller?.userName ?? null,
-		credential: audited.credential ?? credentialOf(request),
+		user_name: optional(caller?.userName),
+		credential: audited.credential ?? request.provenBy ?? credentialOf(request),
 		address: storable(request.ip, 64),
 		method: request.method,
-		path: storable(request.url.split("?", 1)[0] ?? "", PATH_LIMIT),
+		path: storable(path, PATH_LIMIT),
 		action: action ?? auditedAs ?? null,
 		project_id: idIn(params.project_id),
 		app_id:
@@ -198,6 +220,28 @@ function optional(text: string | undefined): string | null {
 	return text ? storable(text, TEXT_LIMIT) : null;
 }
 
+/**
+ * What the path names. Whoever puts his secret key where the access key belongs finds
+ * neither in the trail.
+ */
+function withoutSecret(request: FastifyRequest): {
+	params: Record<string, string>;
+	path: string;
+} {
+	const params = (request.params ?? {}) as Record<string, string>;
+	const [path = ""] = request.url.split("?", 1);
+	const { access_key: accessKey, ...others } = params;
+	if (accessKey === undefined || asAccessKey(accessKey) !== undefined)
+		return { params, path };
+	return {
+		params: others,
+		path: (request.routeOptions.url ?? "").replace(/:(\w+)/g, (name, param) => {
+			const value = others[param];
+			return value === undefined ? name : encodeURIComponent(value);
+		}),
+	};
+}
+
 /** The part of the path that names the thing itself: the last one. */
 function named(params: Record<string, string>): string | undefined {
 	const { project_id: _, "*": key, bucket_name: bucket, ...ids } = params;
@@ -205,14 +249,11 @@ function named(params: Record<string, string>): string | undefined {
 	return Object.values(ids).at(-1) ?? bucket;
 }
 
-/** What was shown, or only tried: the access key, or that it was a token. Never a secret. */
+/** What was only tried: the access key, or that it was a token. Never a secret. */
 function credentialOf({ headers }: FastifyRequest): string | null {
-	const scheme =
-		/^(?:SDK|V11)-HMAC-SHA256\s+(?:Access|Credential)=([^,/\s]+)/.exec(
-			headers.authorization ?? "",
-		);
-	if (scheme?.[1] !== undefined) return asAccessKey(scheme[1]) ?? null;
-	return headers["x-auth-token"] === undefined ? null : "token";
+	const proof = shownProof(headers);
+	if (!proof) return null;
+	return "token" in proof ? "token" : (asAccessKey(proof.accessKey) ?? null);
 }
 
 /** What the log says of a refused sign-in rather than what its caller is told. */

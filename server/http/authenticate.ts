@@ -30,7 +30,7 @@ import type { Config } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { ApiError, errors, invalidInput } from "../errors.ts";
 import type { Events } from "../events.ts";
-import { beginProof } from "./proof-attempts.ts";
+import { beginProof, isByToken } from "./proof-attempts.ts";
 import { askForBody, hasBody, readBody } from "./read-body.ts";
 
 export interface AuthenticateParts {
@@ -45,6 +45,13 @@ export interface AuthenticateParts {
 }
 
 type RouteConfig = FastifyContextConfig;
+
+declare module "fastify" {
+	interface FastifyRequest {
+		/** Set as `caller` is: the access key of the signature that fitted, or `token`. */
+		provenBy?: string;
+	}
+}
 
 /** A refusal with status 401: `reason` goes into the log, `detail` to the caller. */
 export class Refusal extends Error {
@@ -97,7 +104,7 @@ export async function authenticate(
 	const attempt = beginProof(parts.proofLimits, request, reply, parts.events);
 	let proven: Proven;
 	try {
-		proven = isByToken(request)
+		proven = isByToken(request.headers)
 			? await byToken(parts, request, projectId, takeBody)
 			: await bySignature(parts, request, route, projectId, takeBody);
 	} catch (error) {
@@ -121,6 +128,7 @@ export async function authenticate(
 	}
 	attempt?.succeeded();
 	request.caller = proven.caller;
+	request.provenBy = proven.by;
 	request.expectedSha256 =
 		proven.declaredHash === UNSIGNED
 			? undefined
@@ -129,18 +137,9 @@ export async function authenticate(
 	return proven.body;
 }
 
-/** A token, unless there is a signature: what a proxy adds is neither. */
-function isByToken({ headers }: FastifyRequest): boolean {
-	const { authorization } = headers;
-	if (authorization === undefined || authorization === "") return true;
-	return (
-		headers["x-auth-token"] !== undefined &&
-		/^(basic|bearer|digest|negotiate)\b/i.test(authorization)
-	);
-}
-
 interface Proven {
 	caller: Caller;
+	by: string;
 	/** Whether the project of the path is the caller's, or the one his token is for. */
 	hasProject: boolean;
 	/** What `X-Sdk-Content-Sha256` says of the body. */
@@ -176,6 +175,7 @@ async function byToken(
 		);
 	return {
 		caller: holder,
+		by: "token",
 		hasProject: holder.project?.projectId === projectId,
 		declaredHash,
 		body: await takeBody(),
@@ -211,6 +211,7 @@ async function bySignature(
 	};
 	const declaredHash = declaredHashOf(request);
 	if (declaredHash === "malformed") fail("X-Sdk-Content-Sha256 is malformed");
+	const proven = { caller, by: signature.accessKey, hasProject, declaredHash };
 	// The Python SDK declares UNSIGNED-PAYLOAD for a call of another content type without
 	// a body, and signs the hash of nothing all the same.
 	const checkDeclared = (isEmpty: boolean, bodyHash: string) =>
@@ -226,7 +227,7 @@ async function bySignature(
 			);
 		checkDeclared(!hasBody(request.raw), EMPTY_SHA256);
 		parts.keyUses.note(signature.accessKey);
-		return { caller, hasProject, declaredHash, body: await takeBody() };
+		return { ...proven, body: await takeBody() };
 	}
 	const body = await takeBody();
 	const bodyHash = body?.length ? hash("sha256", body) : EMPTY_SHA256;
@@ -238,7 +239,7 @@ async function bySignature(
 		fail("X-Sdk-Content-Sha256 does not fit the body");
 	checkDeclared(!body?.length, bodyHash);
 	parts.keyUses.note(signature.accessKey);
-	return { caller, hasProject, declaredHash, body };
+	return { ...proven, body };
 }
 
 /** As sent, since it is part of what is signed. */
@@ -364,5 +365,9 @@ async function authorize(
 		!request.routeOptions.url?.startsWith(OWN_AFFAIRS)
 	)
 		throw new ApiError(errors.passwordMustChange);
+	if (route.administratorsOnly && !caller.isAdministrator)
+		throw new ApiError(errors.forbidden, {
+			detail: "(only for administrators)",
+		});
 	if (!route.everyone) requireAction(request.scope, route.concerns ?? "any");
 }

@@ -65,6 +65,7 @@ import { drain, expectsContinue, readBody } from "./read-body.ts";
 import { readJson } from "./read-json.ts";
 import { RequestRates } from "./request-rate.ts";
 import { answerSerializer, partChecker } from "./schemas.ts";
+import { fixSourceAddress } from "./source-address.ts";
 
 const log = logger("http");
 
@@ -189,27 +190,35 @@ export async function createHttpServer(
 
 	http.addHook("onRoute", ({ method, url, config: declared, schema }) => {
 		const { open = false, action, level, concerns } = declared ?? {};
-		const { everyone = false } = declared ?? {};
+		const { everyone = false, administratorsOnly = false } = declared ?? {};
 		const named = `${method} ${url}`;
 		if (!open && (action === undefined || level === undefined))
 			throw new Error(`${named} declares no action and level.`);
+		// Without a project there is no resource space that a handler could ask about.
+		if (!open && !everyone && !concerns && !url.includes(":project_id"))
+			throw new Error(
+				`${named} declares neither everyone nor what it concerns.`,
+			);
 		const { hide, operationId, summary, tags } = schema ?? {};
 		if (!hide && !(operationId && summary && tags))
 			throw new Error(`${named} declares no operationId, summary and tags.`);
 		const known = action && actions.get(action);
-		if (
-			known &&
-			(known.concerns !== concerns || known.everyone !== (everyone ?? false))
-		)
+		if (known && (known.concerns !== concerns || known.everyone !== everyone))
 			throw new Error(
 				`${named} declares ${action} otherwise than another route.`,
 			);
 		if (action !== undefined && level !== undefined)
-			actions.set(action, { level, concerns, everyone });
+			actions.set(action, {
+				level,
+				concerns,
+				everyone,
+				administratorsOnly,
+				inProject: url.includes(":project_id"),
+			});
 		for (const one of [method].flat())
 			routes.push({
 				...{ method: one, path: url, schema },
-				...{ open, action, level, concerns, everyone },
+				...{ open, action, level, concerns, everyone, administratorsOnly },
 			});
 	});
 
@@ -223,11 +232,13 @@ export async function createHttpServer(
 		partChecker(schema, httpPart ?? "body"),
 	);
 
+	const asking = { ...parts, config, keys, rights, keyUses, proofLimits };
 	http.addHook("onRequest", async (request, reply) => {
 		reply.headers(STANDING_HEADERS);
 		if (config.http.tls)
 			reply.header("strict-transport-security", "max-age=31536000");
 		reply.header("x-request-id", request.id);
+		fixSourceAddress(request, config.http.trustedProxies.length > 0);
 		if (request.raw.rawHeaders.length > 2 * HEADERS_LIMIT)
 			throw new ApiError(errors.invalidFormat, {
 				detail: `A request may have at most ${HEADERS_LIMIT} headers.`,
@@ -239,12 +250,7 @@ export async function createHttpServer(
 		const route = request.routeOptions.config;
 		const bytes = route.open
 			? await readBody(request.raw, reply.raw, OPEN_BODY_LIMIT_BYTES)
-			: await authenticate(
-					{ ...parts, config, keys, rights, keyUses, proofLimits },
-					request,
-					reply,
-					route,
-				);
+			: await authenticate(asking, request, reply, route);
 		if (!route.open) rates.take(request.scope, reply);
 		// The body of a GET counts for the signature only: an official SDK sends one.
 		if (bytes === undefined || /^(GET|HEAD)$/.test(request.method)) return;

@@ -2,7 +2,12 @@
  * What a request shows to prove who sends it, held against the limits of failed attempts
  * before anything is looked up, and the answer to whoever has failed too often.
  */
+import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import {
+	readAuthorization,
+	SignatureFault,
+} from "../access/request-signature.ts";
 import {
 	type Proof,
 	type ProofAttempt,
@@ -22,7 +27,7 @@ export function beginProof(
 	reply: FastifyReply,
 	events: Events,
 ): ProofAttempt | undefined {
-	const proof = proofOf(request);
+	const proof = shownProof(request.headers);
 	if (!proof) return undefined;
 	try {
 		return limits.begin(proof, request.ip);
@@ -38,12 +43,30 @@ export function beginProof(
 	}
 }
 
-/** Whether it is well-formed is found out later; a name is all that is needed here. */
-function proofOf({ headers }: FastifyRequest): Proof | undefined {
-	const accessKey = /(?:Access|Credential)=([^,/\s]+)/.exec(
-		headers.authorization ?? "",
-	)?.[1];
-	if (accessKey !== undefined) return { accessKey };
-	const token = headers["x-auth-token"];
-	return typeof token === "string" && token !== "" ? { token } : undefined;
+/**
+ * What will be looked at, and nothing else that the headers may say; undefined when there
+ * is nothing that could be right.
+ */
+export function shownProof(headers: IncomingHttpHeaders): Proof | undefined {
+	if (isByToken(headers)) {
+		const token = headers["x-auth-token"];
+		return typeof token === "string" && token !== "" ? { token } : undefined;
+	}
+	try {
+		const { accessKey } = readAuthorization(headers.authorization ?? "");
+		return accessKey === "" ? undefined : { accessKey };
+	} catch (error) {
+		if (error instanceof SignatureFault) return undefined;
+		throw error;
+	}
+}
+
+/** A token, unless there is a signature: what a proxy adds is neither. */
+export function isByToken(headers: IncomingHttpHeaders): boolean {
+	const { authorization } = headers;
+	if (authorization === undefined || authorization === "") return true;
+	return (
+		headers["x-auth-token"] !== undefined &&
+		/^(basic|bearer|digest|negotiate)\b/i.test(authorization)
+	);
 }

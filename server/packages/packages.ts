@@ -1,6 +1,6 @@
 /** Upgrade packages: a file with a version, for the firmware, the software or one module. */
 import type { Selectable, SelectQueryBuilder } from "kysely";
-import type { Scope } from "../access/permissions.ts";
+import { mayAlso, type Scope } from "../access/permissions.ts";
 import { holdObject, type StoredObject } from "../artifacts/objects.ts";
 import type { PackagesConfig } from "../config.ts";
 import {
@@ -169,17 +169,23 @@ async function holdFile(
 		input.bucketName,
 		input.objectKey,
 	);
-	if (!file)
+	const fits = input.sign?.toLowerCase() === file?.sha256;
+	// Files belong to the project, not to a resource space. Who may not read them all can
+	// name one only by its hash, which proves that he has its bytes.
+	const mayKnow =
+		fits || mayAlso(scope, "otaru:objects:get", "Read", "instance");
+	if (!file || !mayKnow)
 		throw new ApiError(errors.packageFileMissing, {
-			detail:
-				"file_location.obs_location must name a bucket_name and object_key that were uploaded.",
+			detail: mayKnow
+				? "file_location.obs_location must name a bucket_name and object_key that were uploaded."
+				: "file_location.obs_location must name a bucket_name and object_key that were uploaded, and its sign, the SHA-256 of the file, since otaru:objects:get is not granted.",
 		});
 	if (file.sizeBytes > limits.sizeLimitBytes)
 		throw invalidInput(
 			"file_location.obs_location.object_key",
 			`must name a file of at most ${limits.sizeLimitBytes} bytes`,
 		);
-	if (input.sign !== undefined && input.sign.toLowerCase() !== file.sha256)
+	if (input.sign !== undefined && !fits)
 		throw new ApiError(errors.signMismatch, {
 			detail:
 				"file_location.obs_location.sign must be the SHA-256 of the file.",

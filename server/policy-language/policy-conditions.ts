@@ -301,7 +301,7 @@ export interface Facts {
 	userName: string;
 	userId: string;
 	accountName: string;
-	/** Empty when there is none. */
+	/** Empty when there is none; what is no address is held against the caller. */
 	sourceIp: string;
 	now: Date;
 	secureTransport: boolean;
@@ -313,11 +313,19 @@ export interface Facts {
 export type Truth = boolean | "unknown";
 export type CompiledCondition = (facts: Facts) => Truth;
 
-/** And: false wins over unknown, unknown over true. */
+/**
+ * And: false wins over unknown, unknown over true.
+ *
+ * @param effect of the statement: a source address that cannot be read is within every
+ * range and outside of it for a Deny, and neither for an Allow.
+ */
 export function compileConditions(
 	conditions: readonly Condition[],
+	effect: "Allow" | "Deny",
 ): CompiledCondition {
-	const compiled = conditions.map(compileCondition);
+	const compiled = conditions.map((condition) =>
+		compileCondition(condition, effect),
+	);
 	return (facts) => {
 		let all: Truth = true;
 		for (const condition of compiled) {
@@ -329,11 +337,14 @@ export function compileConditions(
 	};
 }
 
-function compileCondition({
-	operator: { family, comparison, negated, quantifier, ifExists },
-	key,
-	values,
-}: Condition): CompiledCondition {
+function compileCondition(
+	{
+		operator: { family, comparison, negated, quantifier, ifExists },
+		key,
+		values,
+	}: Condition,
+	effect: "Allow" | "Deny",
+): CompiledCondition {
 	const ask = compileKey(key);
 	if (family === "Null") {
 		const whenAbsent = values.includes(true);
@@ -353,6 +364,8 @@ function compileCondition({
 		const asked = ask(facts);
 		if (asked === unknown) return "unknown";
 		if (asked === undefined) return whenAbsent;
+		if (key.name === "g:SourceIp" && !readAddress(facts.sourceIp))
+			return effect === "Deny";
 		if (typeof asked !== "object") return holds(asked);
 		return quantifier === "all" ? asked.every(holds) : asked.some(holds);
 	};

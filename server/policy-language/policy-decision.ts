@@ -64,7 +64,7 @@ export interface Question {
 	 * The resource space concerned. "instance": the request concerns none. "any": it is not
 	 * known yet; could any space be allowed?
 	 */
-	space: SpaceFacts | "instance" | "any";
+	space: SpaceFacts | "instance" | "any" | "missing";
 	context: {
 		userName: string;
 		userId: string;
@@ -137,11 +137,16 @@ export function compileGrants(
 export function decide(compiled: CompiledGrants, question: Question): Decision {
 	const { denies, allows } = applicable(compiled, question);
 	const facts = lazyFacts(question);
+	// Of a space that is missing nothing is to be learnt: whatever could refuse it does.
+	const doubt = question.space === "missing" ? "Deny" : "Allow";
 	for (const statement of denies) {
-		if (matches(statement, question, facts) === true) return statement.decision;
+		const match = matches(statement, question, facts);
+		if (match === true || (match === "unknown" && doubt === "Deny"))
+			return statement.decision;
 	}
 	for (const statement of allows) {
-		if (matches(statement, question, facts) !== false)
+		const match = matches(statement, question, facts);
+		if (match === true || (match === "unknown" && doubt === "Allow"))
 			return statement.decision;
 	}
 	return noStatement;
@@ -171,7 +176,7 @@ function compilePolicy(granted: GrantedPolicy): CompiledStatement[] {
 			within,
 			...(resources ? { covers: compileResources(resources) } : {}),
 			...(conditions.length > 0
-				? { holds: compileConditions(conditions) }
+				? { holds: compileConditions(conditions, effect) }
 				: {}),
 			decision: Object.freeze({
 				allowed: effect === "Allow",
@@ -216,7 +221,7 @@ function matches(
 
 function isWithin(
 	within: GrantedPolicy["within"],
-	{ space, projectId, instanceEnterpriseProjectId }: Question,
+	{ space, projectId }: Question,
 ): Truth {
 	switch (within.kind) {
 		case "all":
@@ -224,15 +229,11 @@ function isWithin(
 		case "project":
 			return within.projectId === projectId;
 		case "enterprise_project":
-			// The management of users is the whole account's, and of no part of it.
-			if (projectId === "") return false;
-			if (space === "any") return "unknown";
-			return (
-				within.enterpriseProjectId ===
-				(space === "instance"
-					? instanceEnterpriseProjectId
-					: space.enterpriseProjectId)
-			);
+			// It holds resource spaces. What is the server's own, such as users and the files
+			// of packages, is in none.
+			if (space === "instance") return false;
+			if (typeof space === "string") return "unknown";
+			return within.enterpriseProjectId === space.enterpriseProjectId;
 		default:
 			return within satisfies never;
 	}
@@ -259,7 +260,7 @@ function factsOf({
 		now: context.now,
 		secureTransport: context.secureTransport,
 		resource:
-			space === "any"
+			space === "any" || space === "missing"
 				? "unknown"
 				: space === "instance"
 					? { enterpriseProjectId: instanceEnterpriseProjectId, tags: {} }
@@ -324,7 +325,7 @@ function compileResources({
 	const ofInstance = (question: Question) =>
 		instances.list(question, question.instanceId);
 	const ofSpace = (question: Question): Truth =>
-		question.space === "any"
+		question.space === "any" || question.space === "missing"
 			? spaces.listAny(question)
 			: question.space !== "instance" &&
 				spaces.list(question, question.space.appId);

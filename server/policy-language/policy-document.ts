@@ -249,8 +249,13 @@ function readResource(place: Place): ResourcePattern {
 		type: type.toLowerCase(),
 		id,
 	};
-	const isOurs = compileWildcards(pattern.service)(resourceService);
-	if (isOurs && !resourceTypes.some(compileWildcards(pattern.type)))
+	// It would cover nothing: a Deny that is misspelt would deny nothing.
+	if (!compileWildcards(pattern.service)(resourceService))
+		throw fault(
+			place,
+			`must have "${resourceService}" or a wildcard for it as its first part: there are no resources of other services`,
+		);
+	if (!resourceTypes.some(compileWildcards(pattern.type)))
 		throw fault(
 			place,
 			`must have "instance" or "app" as its fourth part: ${resourceService} has no other types of resources`,

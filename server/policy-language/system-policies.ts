@@ -23,9 +23,20 @@ export interface SystemPolicy {
 
 const reading: readonly AccessLevel[] = ["List", "Read"];
 
+/**
+ * All but the management of permissions: who could move resource spaces between enterprise
+ * projects, or change their tags, could lift the limits that were set to him.
+ */
+const using: readonly AccessLevel[] = ["List", "Read", "Write", "Tagging"];
+
 const everythingButIdentities = {
 	Version: "1.0",
-	Statement: [{ Effect: "Allow", NotAction: ["iam:*:*", "sts:*:*"] }],
+	Statement: [
+		{
+			Effect: "Allow",
+			NotAction: ["iam:*:*", "sts:*:*", "iotda:apps:setAccess"],
+		},
+	],
 };
 const everythingOfIotda = {
 	Version: "1.1",
@@ -70,9 +81,16 @@ export const systemPolicies: readonly SystemPolicy[] = [
 		policyId: "iotda_full_access",
 		name: "IoTDA FullAccess",
 		description:
-			"Everything in IoTDA, including the files of upgrade packages.",
-		document: everythingOfIotda,
+			"Everything in IoTDA, including the files of upgrade packages, except assigning resource spaces to enterprise projects.",
+		document: {
+			...everythingOfIotda,
+			Statement: [
+				...everythingOfIotda.Statement,
+				{ Effect: "Deny", Action: ["iotda:apps:setAccess"] },
+			],
+		},
 		grants: readPolicy(everythingOfIotda),
+		levels: using,
 	},
 	{
 		policyId: "iotda_read_only_access",

@@ -56,6 +56,8 @@ const defaults: RotationLimits = {
 const COUNTED_AT_ONCE = 2_000;
 /** The rotation gives way to everything else: it rests as long as it works, this long at most. */
 const REST_MS = 50;
+/** So that a server with nothing to seal sees both keys before the old one goes. */
+const LOOK_MS = 5_000;
 
 export interface RotationParts {
 	db: Db;
@@ -76,6 +78,7 @@ export class KeyRotation implements AsyncDisposable {
 	readonly #parts: RotationParts;
 	readonly #limits: RotationLimits;
 	readonly #closing = new AbortController();
+	#looking: NodeJS.Timeout | undefined;
 	#state: MasterKeyStatus["state"] = "idle";
 	#running: Promise<void> = Promise.resolve();
 	#unreadable = 0;
@@ -86,9 +89,10 @@ export class KeyRotation implements AsyncDisposable {
 		this.#limits = { ...defaults, ...parts.limits };
 	}
 
-	/** Goes on with what an earlier run of the process left. */
+	/** Watches the keys, and goes on with what an earlier run of the process left. */
 	async start(): Promise<void> {
 		const { ring } = this.#parts;
+		this.#looking = setInterval(() => ring.refresh(), LOOK_MS).unref();
 		if (ring.keyIds.length === 1 || !(await this.#isUnfinished())) return;
 		log.info({ keyIds: ring.keyIds }, "goes on with changing the master key");
 		this.#run();
@@ -98,7 +102,7 @@ export class KeyRotation implements AsyncDisposable {
 	 * Begins a rotation; when this resolves the new key seals.
 	 *
 	 * @throws 403 IOTDA.015940 while one is under way, IOTDA.015941 when the setting has
-	 * one key only.
+	 * one key only, IOTDA.015942 when somebody put other keys into the file.
 	 */
 	async rotate(): Promise<void> {
 		const { ring, file, db, now } = this.#parts;
@@ -109,6 +113,7 @@ export class KeyRotation implements AsyncDisposable {
 				const keys = await file.change((before) => {
 					// Another process on the same directory is at it.
 					if (before.length > 1) throw new ApiError(errors.rotationUnderWay);
+					requireKeyOf(ring, before);
 					return [randomBytes(KEY_BYTES), ...before];
 				});
 				ring.replace(keys);
@@ -180,6 +185,7 @@ export class KeyRotation implements AsyncDisposable {
 
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.#closing.abort();
+		clearInterval(this.#looking);
 		await this.#running;
 	}
 
@@ -227,9 +233,10 @@ export class KeyRotation implements AsyncDisposable {
 		const { file, ring, db } = this.#parts;
 		await this.#resealOne(CHECK_NAME);
 		if (file) {
-			const keys = await file.change((found) =>
-				found.filter((key) => !old.includes(masterKeyId(key))),
-			);
+			const keys = await file.change((found) => {
+				requireKeyOf(ring, found);
+				return found.filter((key) => !old.includes(masterKeyId(key)));
+			});
 			ring.replace(keys);
 		}
 		await db.deleteFrom("server_secrets").where("name", "=", MARK).execute();
@@ -378,4 +385,17 @@ export class KeyRotation implements AsyncDisposable {
 		const tookMs = performance.now() - begin;
 		return { byKey, untilMs: performance.now() + 5 * tookMs };
 	}
+}
+
+/**
+ * Somebody may have put other keys into the file: with those in front of them, or alone,
+ * everything would be sealed under keys that are not the store's own.
+ *
+ * @throws 403 IOTDA.015942
+ */
+function requireKeyOf(ring: KeyRing, keys: readonly Buffer[]): void {
+	if (!keys.some((key) => masterKeyId(key) === ring.keyId))
+		throw new ApiError(errors.foreignMasterKey, {
+			detail: `The server has ${ring.keyId}.`,
+		});
 }

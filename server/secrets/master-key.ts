@@ -23,7 +23,10 @@ import { type Config, ConfigError } from "../config.ts";
 import type { Clock, Db } from "../database/database.ts";
 import { randomHex } from "../database/ids.ts";
 import { instant } from "../database/tables.ts";
+import { logger } from "../log.ts";
 import { KEY_BYTES, KeyRing, keyIdOf, masterKeyId } from "./sealed.ts";
+
+const log = logger("master-key");
 
 /** Opened at every start: proves that the keys are the store's own. Changed last by a rotation. */
 export const CHECK_NAME = "master-key-check";
@@ -58,7 +61,11 @@ export async function openSealed(
 	}
 	const ring =
 		config.masterKey === undefined
-			? new KeyRing(file.read(), (isUrgent) => file.readIfChanged(isUrgent))
+			? new KeyRing(
+					file.read(),
+					(isUrgent) => file.readIfChanged(isUrgent),
+					(keys) => areOfStore(db, keys, file),
+				)
 			: new KeyRing(parseKeys(config.masterKey, source));
 	await db
 		.insertInto("server_secrets")
@@ -76,6 +83,26 @@ export async function openSealed(
 		throw new ConfigError(fault);
 	}
 	return ring;
+}
+
+/** Says once why not. When the store cannot be asked, the file is looked at again. */
+async function areOfStore(
+	db: Db,
+	keys: readonly Buffer[],
+	file: MasterKeyFile,
+): Promise<boolean> {
+	try {
+		const fault = await findFault(db, new KeyRing(keys), file.path);
+		if (fault === undefined) return true;
+		log.error(
+			{ fault },
+			"master.key was changed, and no longer fits the store: the server goes on with the keys it has, but cannot start again before they are put back",
+		);
+	} catch (error) {
+		log.warn({ err: error }, "could not compare master.key with the store");
+		file.forget();
+	}
+	return false;
 }
 
 /** What the few secrets that every start needs say against these keys. */
@@ -171,6 +198,11 @@ export class MasterKeyFile {
 			// Gone or damaged: what was read before still opens everything.
 			return undefined;
 		}
+	}
+
+	/** It counts as changed at the next look. */
+	forget(): void {
+		this.#seen = "";
 	}
 
 	/** The first key. Returns false when another process just made one, which stays. */

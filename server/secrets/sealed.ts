@@ -51,16 +51,27 @@ export function sealedUnder(key: Buffer): KeyRing {
  */
 export type LookForKeys = (isUrgent: boolean) => readonly Buffer[] | undefined;
 
+/** Whether these keys, and no others, open what the store holds. Never rejects. */
+export type ProveKeys = (keys: readonly Buffer[]) => Promise<boolean>;
+
 export class KeyRing implements Sealed {
 	#keys: readonly RingKey[];
 	/** Keys that were in the ring since the start; what they sealed may still be in memory. */
 	readonly #known = new Map<string, RingKey>();
+	/** A list that was found and lacks a key of the ring: not trusted with sealing yet. */
+	#offered: readonly RingKey[] = [];
 	readonly #look: LookForKeys | undefined;
+	readonly #prove: ProveKeys | undefined;
 
-	/** @param keys 32 bytes each, at least one; the first seals. */
-	constructor(keys: readonly Buffer[], look?: LookForKeys) {
+	/**
+	 * @param keys 32 bytes each, at least one; the first seals.
+	 * @param prove asked before a list is taken that lacks a key of the ring; without it
+	 * no such list is taken.
+	 */
+	constructor(keys: readonly Buffer[], look?: LookForKeys, prove?: ProveKeys) {
 		this.#keys = [];
 		this.#look = look;
+		this.#prove = prove;
 		this.replace(keys);
 	}
 
@@ -76,19 +87,41 @@ export class KeyRing implements Sealed {
 
 	/** From now on these are the keys. */
 	replace(keys: readonly Buffer[]): void {
-		const ring = keys.map((bytes) => {
+		const ring = this.#ringOf(keys);
+		for (const key of ring) this.#known.set(key.id, key);
+		this.#keys = ring;
+		this.#offered = [];
+	}
+
+	#ringOf(keys: readonly Buffer[]): RingKey[] {
+		return keys.map((bytes) => {
 			const id = masterKeyId(bytes);
 			const known = this.#known.get(id);
 			// With a key object opening takes a quarter of the time it takes with the bytes.
 			return known ?? { id, key: createSecretKey(bytes) };
 		});
-		for (const key of ring) this.#known.set(key.id, key);
-		this.#keys = ring;
+	}
+
+	/** Looks whether somebody else changed the keys. */
+	refresh(): void {
+		this.#refresh(false);
 	}
 
 	#refresh(isUrgent: boolean): void {
 		const keys = this.#look?.(isUrgent);
-		if (keys) this.replace(keys);
+		if (!keys) return;
+		const found = this.#ringOf(keys);
+		const ids = new Set(found.map(({ id }) => id));
+		// What has all keys of the ring opens whatever the ring does.
+		if (this.#keys.every(({ id }) => ids.has(id))) {
+			this.replace(keys);
+			return;
+		}
+		// Sealed under keys that are not the store's own, secrets would be lost.
+		this.#offered = found;
+		this.#prove?.(keys).then((isProven) => {
+			if (isProven && this.#offered === found) this.replace(keys);
+		});
 	}
 
 	seal(secret: string): string {
@@ -112,7 +145,10 @@ export class KeyRing implements Sealed {
 		let found = this.#known.get(sealedWith);
 		if (!found) {
 			this.#refresh(true);
-			found = this.#known.get(sealedWith);
+			// The text itself shows whether an offered key is the one.
+			found =
+				this.#known.get(sealedWith) ??
+				this.#offered.find(({ id }) => id === sealedWith);
 		}
 		if (!found) throw new UnknownMasterKey(sealedWith, this.keyIds);
 		const bytes = Buffer.from(text, "base64url");

@@ -128,7 +128,7 @@ async function expandChunk(
 		sql`
 			select listed.value as device_id, listed.ordinal as ordinal, ${refusalOf(task)} as reason
 			from ${listTable(trx, ids)} as listed
-			left join devices d on d.device_id = listed.value and d.project_id = ${task.project_id}
+			left join devices d on d.device_id = listed.value and d.app_id = ${task.app_id}
 			left join products p on p.product_key = d.product_key`,
 		status,
 		now,

@@ -23,7 +23,10 @@ export class OtaruCommand {
 		// Nothing of the surroundings configures it, and nobody colours its output.
 		const env = Object.fromEntries(
 			Object.entries(process.env).filter(
-				([name]) => !/^(OTARU_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name),
+				([name]) =>
+					!/^(OTARU_|HUAWEICLOUD_SDK_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(
+						name,
+					),
 			),
 		);
 		const child = spawn(process.execPath, [...program, ...args], {
@@ -41,6 +44,11 @@ export class OtaruCommand {
 		this.ended = new Promise((resolve) =>
 			child.on("close", (code, signal) => resolve(code ?? signal)),
 		);
+	}
+
+	/** As `| head -0` does. */
+	hangUp(): void {
+		this.#child.stdout?.destroy();
 	}
 
 	/** As Ctrl-C does. */

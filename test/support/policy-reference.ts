@@ -41,7 +41,7 @@ export function referenceDecision(
 		const inScope =
 			within === "all" ||
 			within === `project:${question.projectId}` ||
-			(question.projectId !== "" &&
+			(question.spaceUrn !== undefined &&
 				within === `enterprise_project:${question.enterpriseProjectId}`);
 		if (!inScope) continue;
 		for (const statement of document.Statement)
