@@ -378,7 +378,14 @@ forEachEngine((engine) => {
 		);
 		await api.setSpaceAccess(app_id, { tags: { team: "north" } });
 		await makeProduct(his, { app_id });
-		await his.setSpaceAccess(app_id, { tags: { team: "south" } });
+		// He may keep it in his reach, and not put it out of it.
+		await his.setSpaceAccess(app_id, { tags: { team: "north", a: "b" } });
+		await refused(
+			his.setSpaceAccess(app_id, { tags: { team: "south" } }),
+			403,
+			FORBIDDEN,
+		);
+		await api.setSpaceAccess(app_id, { tags: { team: "south" } });
 		await refused(makeProduct(his, { app_id }), 403, FORBIDDEN);
 	});
 

@@ -5,13 +5,13 @@
 import type { KeyObject } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 import { type Clock, type Db, inTransaction } from "../database/database.ts";
+import { sweepHourly } from "../database/hourly-sweep.ts";
 import { instant } from "../database/tables.ts";
 import { logger } from "../log.ts";
 import { type AuditRecord, follow } from "./audit-chain.ts";
 import { BrokenChain, lockEnd, moveEnd } from "./audit-ends.ts";
 
 const log = logger("audit");
-const SWEEP_MS = 60 * 60_000;
 const PIECE = 500;
 const PAUSE_MS = 20;
 const DAY_MS = 24 * 60 * 60_000;
@@ -26,28 +26,11 @@ export function keepAuditShort(parts: {
 }): AsyncDisposable {
 	const { db, key, now, keepDays } = parts;
 	if (keepDays === 0) return { async [Symbol.asyncDispose]() {} };
-	const stop = new AbortController();
-	const sweep = async () => {
-		try {
-			const removed = await sweepAudit(db, key, now(), keepDays, stop.signal);
-			if (removed > 0) log.info({ removed }, "removed old audit rows");
-		} catch (error) {
-			if (!stop.signal.aborted)
-				log.error({ err: error }, "old audit rows could not be removed");
-		}
-	};
-	let running = sweep();
-	const timer = setInterval(() => {
-		running = running.then(sweep);
-	}, SWEEP_MS);
-	timer.unref();
-	return {
-		async [Symbol.asyncDispose]() {
-			clearInterval(timer);
-			stop.abort();
-			await running;
-		},
-	};
+	return sweepHourly({
+		sweep: (signal) => sweepAudit(db, key, now(), keepDays, signal),
+		what: "old audit rows",
+		log,
+	});
 }
 
 /**

@@ -5,11 +5,11 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { type Clock, type Db, inTransaction } from "../database/database.ts";
 import { settleForeignRows } from "../database/follow.ts";
+import { sweepHourly } from "../database/hourly-sweep.ts";
 import { instant } from "../database/tables.ts";
 import { logger } from "../log.ts";
 
 const log = logger("history");
-const SWEEP_MS = 60 * 60_000;
 /** A few milliseconds on SQLite, whose writes run on the main thread. */
 const PIECE = 500;
 const PAUSE_MS = 20;
@@ -22,33 +22,12 @@ export function keepHistoryShort(parts: {
 	/** 0: for ever. */
 	keepDays: number;
 }): AsyncDisposable {
-	const stop = new AbortController();
-	const sweep = async () => {
-		try {
-			const removed = await sweepHistory(
-				parts.db,
-				parts.now(),
-				parts.keepDays,
-				stop.signal,
-			);
-			if (removed > 0) log.info({ removed }, "removed old history");
-		} catch (error) {
-			if (!stop.signal.aborted)
-				log.error({ err: error }, "old history could not be removed");
-		}
-	};
-	let running = sweep();
-	const timer = setInterval(() => {
-		running = running.then(sweep);
-	}, SWEEP_MS);
-	timer.unref();
-	return {
-		async [Symbol.asyncDispose]() {
-			clearInterval(timer);
-			stop.abort();
-			await running;
-		},
-	};
+	return sweepHourly({
+		sweep: (signal) =>
+			sweepHistory(parts.db, parts.now(), parts.keepDays, signal),
+		what: "old history",
+		log,
+	});
 }
 
 /**
