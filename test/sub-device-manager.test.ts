@@ -34,7 +34,15 @@ forEachEngine((engine) => {
 	});
 	after(() => server[Symbol.asyncDispose]());
 
-	const connect = (gateway: Device) => ScriptedDevice.connect(server, gateway);
+	/** Resolves when the gateway is listed as connected, some milliseconds after it is. */
+	async function connect(gateway: Device) {
+		const device = await ScriptedDevice.connect(server, gateway);
+		await until(
+			() => statusOf(gateway),
+			(status) => status === "ONLINE",
+		);
+		return device;
+	}
 
 	const register = (fields: Parameters<typeof makeDevice>[2] = {}) =>
 		makeDevice(server.api, product, fields);
