@@ -11,6 +11,7 @@ import {
 	sql,
 } from "kysely";
 import type { DatabaseConfig } from "../config.ts";
+import { readDirectly } from "./compile-once.ts";
 import { migrate } from "./migrate.ts";
 import { openLocalSignal, type Signal } from "./signal.ts";
 import { SqliteDialect } from "./sqlite.ts";
@@ -54,6 +55,8 @@ async function openStoreOn(
 	const db: Db = new Kysely<Tables>({ dialect });
 	try {
 		await migrate(db);
+		if (dialect instanceof SqliteDialect)
+			readDirectly(db, (text, values) => dialect.read(text, values));
 		const signal = await openSignal();
 		return {
 			db,

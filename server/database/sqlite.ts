@@ -47,11 +47,18 @@ const WAL_HARD_LIMIT_BYTES = 4 * WAL_LIMIT_BYTES;
 
 export class SqliteDialect implements Dialect {
 	readonly #file: string;
+	#driver: SqliteDriver | undefined;
 	constructor(file: string) {
 		this.#file = file;
 	}
 	createDriver(): Driver {
-		return new SqliteDriver(this.#file);
+		this.#driver = new SqliteDriver(this.#file);
+		return this.#driver;
+	}
+	/** Rows of a select outside of any transaction, without waiting for anybody. */
+	read(sql: string, parameters: readonly unknown[]): readonly unknown[] {
+		if (!this.#driver) throw new Error("The store is not open.");
+		return this.#driver.read(sql, parameters);
 	}
 	createQueryCompiler() {
 		return new SqliteQueryCompiler();
@@ -109,6 +116,11 @@ class SqliteDriver implements Driver {
 		if (!this.#lane || !this.#writer || !this.#reader)
 			throw new Error("The store is closed.");
 		return new SqliteConnection(this.#lane, this.#writer, this.#reader);
+	}
+
+	read(sql: string, parameters: readonly unknown[]): readonly unknown[] {
+		if (!this.#reader) throw new Error("The store is closed.");
+		return this.#reader.run(sql, parameters).rows;
 	}
 
 	async beginTransaction(connection: DatabaseConnection): Promise<void> {

@@ -339,7 +339,7 @@ function hasEmptyName(params: unknown): boolean {
 }
 
 /** For whoever embeds, sniffs or caches: there is nothing here for a browser to run. */
-const STANDING_HEADERS = {
+export const STANDING_HEADERS = {
 	"cache-control": "no-store",
 	"content-security-policy":
 		"default-src 'none'; frame-ancestors 'none'; sandbox",
