@@ -3,15 +3,18 @@
  * number in the store, which every signed-in request reads along with the caller.
  */
 import { sql } from "kysely";
+import { compileOnce } from "../database/compile-once.ts";
 import { type Db, inTransaction, lockForUpdate } from "../database/database.ts";
 
 export async function readAccessVersion(db: Db): Promise<number> {
-	const { version } = await db
-		.selectFrom("access_version")
-		.select("version")
-		.executeTakeFirstOrThrow();
-	return version;
+	const [row] = await version(db);
+	if (!row) throw new Error("The store has no access_version.");
+	return row.version;
 }
+
+const version = compileOnce((db) =>
+	db.selectFrom("access_version").select("version"),
+);
 
 /** The number, as one more column of whatever is selected. */
 export const accessVersion =
